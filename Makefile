@@ -1,0 +1,54 @@
+# Two commands do everything: `make demo` and `make test`. Each builds .venv by itself.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.made
+# The version that is tested here; the newest that has a CPU build without gigabytes of CUDA beside it.
+TORCH := 2.13.0
+
+.PHONY: demo test test-resume test-commands test-parts quality lint lock clean
+
+# The job itself on real images: shard, train, register, look up, generate.
+demo: $(STAMP)
+	$(BIN)/ganline run mnist
+	$(BIN)/ganline generate mnist@champion -n 80 --out mnist.png
+
+# After a demo: an independent reader of its digits, their variety, and whether they are copies.
+quality: $(STAMP)
+	$(BIN)/python tests/benchmarks/digits.py
+
+# What starts whole commands mostly waits for services to start, so the three run side by side.
+test: lint
+	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target test-resume test-commands test-parts
+
+test-resume: $(STAMP)
+	$(BIN)/pytest tests/flows/test_resume.py
+
+test-commands: $(STAMP)
+	$(BIN)/pytest tests/flows --ignore=tests/flows/test_resume.py
+
+test-parts: $(STAMP)
+	$(BIN)/pytest --ignore=tests/flows
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(STAMP): pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Ganline needs Python 3.11 or later: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Resolves pyproject.toml anew; look at the difference before you commit it. A +cpu is cut off: the lock is for GPUs too.
+lock:
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check setuptools torch==$(TORCH) '.[dev]'
+	$(BIN)/pip freeze --all --exclude ganline --exclude pip | sed 's/^\(torch==[^+]*\)+.*/\1/' > requirements.lock
+
+# Leaves .ganline: your datasets, runs and releases.
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info mnist.png
