@@ -1,0 +1,1 @@
+"""Generators, discriminators and the losses that train them. Needs torch and safetensors, nothing else."""

@@ -1,0 +1,98 @@
+"""A small residual pair after SNGAN's (Miyato et al. 2018), with conditional batch norm in the generator.
+
+The discriminator has no normalisation: it is kept smooth by its gradient penalty.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ganmodels.norm import ConditionalBatchNorm2d
+from ganmodels.spec import NetworkSpec, pyramid
+
+
+class Up(nn.Module):
+    """`(n, a, r, r)` -> `(n, b, 2r, 2r)`."""
+
+    def __init__(self, a: int, b: int, classes: int):
+        super().__init__()
+        self.norm1, self.norm2 = ConditionalBatchNorm2d(a, classes), ConditionalBatchNorm2d(b, classes)
+        self.conv1, self.conv2 = nn.Conv2d(a, b, 3, padding=1), nn.Conv2d(b, b, 3, padding=1)
+        self.skip = nn.Conv2d(a, b, 1)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        y = F.interpolate(F.relu(self.norm1(x, labels)), scale_factor=2, mode="nearest")
+        y = self.conv2(F.relu(self.norm2(self.conv1(y), labels)))
+        # A 1x1 convolution commutes with nearest upsampling: a quarter of the work before it.
+        return y + F.interpolate(self.skip(x), scale_factor=2, mode="nearest")
+
+
+class Down(nn.Module):
+    """`(n, a, 2r, 2r)` -> `(n, b, r, r)`."""
+
+    def __init__(self, a: int, b: int, first: bool = False):
+        super().__init__()
+        self.first = first
+        self.conv1, self.conv2 = nn.Conv2d(a, b, 3, padding=1), nn.Conv2d(b, b, 3, padding=1)
+        self.skip = nn.Conv2d(a, b, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv1(x if self.first else F.leaky_relu(x, 0.2))  # pixels are not rectified
+        y = F.avg_pool2d(self.conv2(F.leaky_relu(y, 0.2)), 2)
+        return y + self.skip(F.avg_pool2d(x, 2))
+
+
+class Generator(nn.Module):
+    """Latents `(n, z_dim)`, labels `(n,)` int64 or None -> images `(n, channels, r, r)` in [-1, 1]."""
+
+    def __init__(self, spec: NetworkSpec):
+        super().__init__()
+        self.spec = spec
+        levels = pyramid(spec)
+        self.base, first = levels[0]
+        widths = [width for _, width in levels]
+        self.input = nn.Linear(spec.z_dim, first * self.base**2)
+        self.blocks = nn.ModuleList(Up(a, b, spec.classes) for a, b in pairwise(widths))
+        self.norm = ConditionalBatchNorm2d(widths[-1], spec.classes)
+        self.output = nn.Conv2d(widths[-1], spec.channels, 3, padding=1)
+        self.apply(_init)
+
+    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        x = self.input(z).unflatten(1, (-1, self.base, self.base))
+        x = x.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            x = block(x, labels)
+        return torch.tanh(self.output(F.relu(self.norm(x, labels))))
+
+
+class Discriminator(nn.Module):
+    """Images `(n, channels, r, r)` in [-1, 1], labels `(n,)` or None -> logits `(n,)`, real above zero."""
+
+    def __init__(self, spec: NetworkSpec):
+        super().__init__()
+        self.spec = spec
+        widths = [spec.channels] + [width for _, width in pyramid(spec)[:-1][::-1]]
+        self.blocks = nn.ModuleList(Down(a, b, first=index == 0) for index, (a, b) in enumerate(pairwise(widths)))
+        self.logit = nn.Linear(widths[-1], 1)
+        self.projection = nn.Embedding(spec.classes, widths[-1]) if spec.classes else None
+        self.apply(_init)
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        x = F.leaky_relu(x, 0.2).sum((2, 3))
+        logits = self.logit(x).squeeze(1)
+        if self.projection is not None:
+            logits = logits + (self.projection(labels) * x).sum(1)
+        return logits
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.orthogonal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
