@@ -1,0 +1,290 @@
+"""The one configuration tree: frozen, typed, and strict about unknown keys.
+
+Endpoints and secrets are not in it: they come from the environment, under the names that the ecosystem
+uses (`MLFLOW_TRACKING_URI`, `PREFECT_API_URL`, `RAY_ADDRESS`, `AWS_*`). All durations are in images seen.
+"""
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
+
+from ganmodels.spec import NetworkSpec, pyramid
+from pipeline.digest import digest
+from pipeline.errors import UserError
+
+# Marks a key that does not change the weights, so it is no part of a run's identity.
+OPERATIONAL: dict[str, Any] = {"operational": True}
+
+# Goes into every run's identity: raise it when a change of the code changes the weights.
+NUMERICS_VERSION = 1
+
+
+def _not_taken(name: str) -> str:
+    if name == "Default":
+        raise ValueError("Default is MLflow's own experiment; take another name")
+    if ".promotion-lock" in name:
+        raise ValueError("names with .promotion-lock are those of locks; take another name")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"), AfterValidator(_not_taken)]
+Positive = Annotated[int, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The keys that change the weights."""
+        return {
+            key: value
+            for key, value in self.model_dump(mode="json").items()
+            if not (type(self).model_fields[key].json_schema_extra or {}).get("operational")  # type: ignore[union-attr]
+        }
+
+
+def _network_resolution(value: int | None) -> int | None:
+    if value is not None:
+        pyramid(NetworkSpec("", value, 1))
+    return value
+
+
+class Data(Section):
+    """Which images, and what is made of them."""
+
+    source: str = Field(
+        "mnist5k", min_length=1, json_schema_extra=OPERATIONAL,
+        description="folder, zip, tar, or the built-in mnist5k; sub-folders are classes",
+    )  # fmt: skip
+    resolution: Annotated[StrictInt | None, AfterValidator(_network_resolution)] = Field(
+        None, description="pixels a side: 28 or a power of two; default 28 for mnist5k, else 64"
+    )
+    channels: Literal[1, 3, None] = Field(None, description="1 grey or 3 RGB; default 1 for mnist5k, else 3")
+    encoding: Literal["auto", "raw", "webp", "png"] = Field(
+        "auto", description="how shards hold an image, all lossless; auto: raw up to 128 px, then webp"
+    )
+    background: Literal["white", "black"] = Field("white", description="what lies under transparent pixels")
+    held_out: float = Field(0.05, ge=0.0, le=0.5, description="share of images that is never trained on")
+    shard_images: Positive = Field(1000, description="images a shard")
+    streams: Positive = Field(8, description="spans read side by side; the most workers that can share a batch")
+    window: Positive = Field(2, description="shards among which a stream shuffles at a time")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_source(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        resolution, channels = (28, 1) if values.get("source", "mnist5k") == "mnist5k" else (64, 3)
+        values = {**values}
+        if values.get("resolution") is None:
+            values["resolution"] = resolution
+        if values.get("channels") is None:
+            values["channels"] = channels
+        if values.get("encoding", "auto") == "auto" and isinstance(values["resolution"], int):
+            values["encoding"] = "raw" if values["resolution"] <= 128 else "webp"
+        return values
+
+
+class Model(Section):
+    """Which networks."""
+
+    family: Literal["dcgan", "resnet"] = "dcgan"
+    z_dim: Positive = Field(64, description="length of a latent")
+    width: Positive = Field(32, description="feature channels at full resolution")
+    max_width: Positive = Field(512, description="feature channels at most")
+    conditional: bool | None = Field(None, description="default: where the dataset has classes")
+
+
+class Training(Section):
+    """How the networks are trained."""
+
+    images: Positive = Field(200_000, json_schema_extra=OPERATIONAL, description="real images seen in all")
+    batch: Positive = Field(64, description="images a step, over all workers")
+    loss: Literal["non_saturating", "relativistic"] = "non_saturating"
+    r1: Weight = Field(1.0, description="gamma of R1, on real images")
+    r2: Weight = Field(0.0, description="gamma of R2, on generated images")
+    penalty_every: Positive = Field(4, description="steps from one penalty to the next")
+    learning_rate: float = Field(5e-4, gt=0, allow_inf_nan=False)
+    beta1: float = Field(0.0, ge=0, lt=1)
+    beta2: float = Field(0.99, ge=0, lt=1)
+    ema_half_life: Weight = Field(10_000, description="images until a weight counts half in the average")
+    seed: int = Field(0, ge=0)
+    init: str | None = Field(
+        None,
+        min_length=1,
+        json_schema_extra=OPERATIONAL,  # the weights that it names count, not the name
+        description="MODEL@ALIAS whose generator to start from",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware gains")
+    log_every: Positive = Field(2_000, json_schema_extra=OPERATIONAL, description="images between telemetry points")
+    checkpoint_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between checkpoints")
+    evaluate_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between sample grids")
+
+
+class Evaluation(Section):
+    """How a generator is measured, and what the gate asks for."""
+
+    images: int = Field(2_000, ge=4, description="generated images a seed")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1), min_length=2, description="generation seeds")
+    minimum_images: Positive = Field(2_000, description="images a side that it takes to replace a champion")
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Evaluation":
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must differ: the same images twice tell no more")
+        return self
+
+
+class Release(Section):
+    """Where the generator goes."""
+
+    model: Name | None = Field(None, description="name in the registry; default: the recipe's name")
+
+
+class Cluster(Section):
+    """What it runs on."""
+
+    workers: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="training processes; default: one a GPU, else one a core, two at most"
+    )
+
+
+class Config(Section):
+    """A recipe, resolved."""
+
+    name: Name
+    data: Data = Field(default_factory=lambda: Data.model_validate({}))
+    model: Model = Model()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    release: Release = Release()
+    cluster: Cluster = Cluster()
+    storage: str | None = Field(None, description="default: GANLINE_STORAGE, else .ganline here")
+
+    @model_validator(mode="after")
+    def _streams_share_the_batch(self) -> "Config":
+        if self.training.batch % self.data.streams:
+            raise ValueError(
+                f"training.batch {self.training.batch} is not a multiple of data.streams {self.data.streams}"
+            )
+        if (self.cluster.workers or 1) > self.data.streams:
+            raise ValueError(f"cluster.workers {self.cluster.workers} is more than data.streams {self.data.streams}")
+        return self
+
+    @property
+    def model_name(self) -> str:
+        return self.release.model or self.name
+
+    def network_spec(self, channels: int, classes: int) -> NetworkSpec:
+        """The networks for a dataset of this many channels and classes."""
+        conditional = classes > 0 if self.model.conditional is None else self.model.conditional
+        if conditional and not classes:
+            raise UserError(
+                "model.conditional is true but the images have no classes;"
+                " put each class in a sub-folder, or leave it out"
+            )
+        assert self.data.resolution is not None
+        return NetworkSpec(
+            family=self.model.family,
+            resolution=self.data.resolution,
+            channels=channels,
+            classes=classes if conditional else 0,
+            z_dim=self.model.z_dim,
+            width=self.model.width,
+            max_width=self.model.max_width,
+        )
+
+    def run_name(self, dataset_digest: str, precision: str, init_sha256: str | None = None) -> str:
+        """`<name>-<12 hex>`: the same for everything that gives the same weights.
+
+        `precision` is resolved, and `init_sha256` names the weights behind `training.init`.
+        """
+        parts = {
+            "numerics": NUMERICS_VERSION,
+            "dataset": dataset_digest,
+            "data": self.data.identity(),
+            "model": self.model.identity(),
+            "training": {**self.training.identity(), "precision": precision, "init": init_sha256},
+        }
+        return f"{self.name}-{digest(parts)[:12]}"
+
+    def digest(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+def presets() -> list[str]:
+    """Names of the recipes that ship with Ganline."""
+    folder = resources.files("pipeline") / "presets"
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
+    """A YAML file or a preset's name, with `a.b=value` on top; raises UserError in one line."""
+    values = _read_recipe(recipe)
+    for override in overrides or []:
+        _override(values, override)
+    return parse_config(values, f"recipe {recipe}")
+
+
+def parse_config(values: dict[str, Any], origin: str) -> Config:
+    """Raises UserError in one line that names `origin` and every wrong key."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{origin}: {_explain(error)}") from None
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    if recipe in presets():
+        text = (resources.files("pipeline") / "presets" / f"{recipe}.yaml").read_text()
+    else:
+        try:
+            text = Path(recipe).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"no recipe {recipe}: {getattr(error, 'strerror', None) or 'not a text file'};"
+                f" give a YAML file or one of the presets: {', '.join(presets())}"
+            ) from None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {recipe} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {recipe} holds no keys; see `ganline config show mnist` for one that does")
+    return values
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {override}: write it as section.key=value")
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {override}: {key} is not a section")
+        values = inner
+    try:
+        values[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: the value is not YAML") from None
+
+
+def _explain(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
+        if problem["type"] == "extra_forbidden":
+            said = "no such key; `ganline config show mnist` lists them all"
+        elif problem["type"] == "missing":
+            said = "is missing; add it"
+        else:
+            said = problem["msg"].removeprefix("Value error, ")
+            if not isinstance(problem["input"], dict | BaseModel):
+                said += f" (it is {problem['input']!r})"
+        problems.append(f"{where}: {said}" if where else said)
+    return "; ".join(problems)

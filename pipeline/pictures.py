@@ -1,0 +1,30 @@
+"""Pixels and pictures."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+def to_pixels(images: torch.Tensor) -> np.ndarray:
+    """Floats `(n, c, h, w)` in [-1, 1] -> uint8 `(n, h, w, c)`, rounded to the nearest grey level."""
+    levels = images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def tile(pixels: np.ndarray, columns: int) -> bytes:
+    """uint8 `(n, h, w, c)` -> PNG, row by row; places that are left over stay black."""
+    n, height, width, channels = pixels.shape
+    rows = -(-n // columns)
+    sheet = np.zeros((rows * columns, height, width, channels), dtype=np.uint8)
+    sheet[:n] = pixels
+    sheet = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return to_png(sheet.reshape(rows * height, columns * width, channels))
+
+
+def to_png(pixels: np.ndarray) -> bytes:
+    """uint8 `(h, w, c)` -> PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(buffer, format="PNG")
+    return buffer.getvalue()

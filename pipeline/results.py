@@ -1,0 +1,29 @@
+"""Results of finished stages, by the digest of their inputs, so that unchanged work is not done twice.
+
+    <storage>/results/<stage>/<digest of the inputs>.json
+
+A result is small JSON that names things in storage or in the registry. They may be gone by the time it is
+read: whoever uses a result checks what it names.
+"""
+
+from typing import Any
+
+from pipeline.digest import digest
+from pipeline.storage import Storage
+
+
+def recall(storage: Storage, stage: str, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """What the stage gave for these inputs, if it finished."""
+    try:
+        kept = storage.read_json(_path(stage, inputs))
+    except (FileNotFoundError, ValueError):
+        return None
+    return kept["result"] if kept.get("inputs") == inputs else None
+
+
+def remember(storage: Storage, stage: str, inputs: dict[str, Any], result: dict[str, Any]) -> None:
+    storage.write_json(_path(stage, inputs), {"inputs": inputs, "result": result})
+
+
+def _path(stage: str, inputs: dict[str, Any]) -> str:
+    return f"results/{stage}/{digest(inputs)}.json"

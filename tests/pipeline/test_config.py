@@ -1,0 +1,348 @@
+"""Recipes: what is understood, what is refused and how, and which keys make another run."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config import Config, Data, Section, load_config, parse_config, presets
+from pipeline.digest import canonical_json, digest
+from pipeline.errors import UserError
+
+DATASET = "0" * 64
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
+    found = []
+    for key, info in section.model_fields.items():
+        kind = info.annotation
+        inner = isinstance(kind, type) and issubclass(kind, Section)
+        found += keys_of(kind, f"{prefix}{key}.") if inner else [prefix + key]
+    return found
+
+
+# Defaults
+
+
+@pytest.mark.parametrize("values", [{}, {"source": "mnist5k"}, {"resolution": None, "channels": None}])
+def test_the_built_in_digits_have_their_own_shape(values):
+    data = Data.model_validate(values)
+    assert (data.source, data.resolution, data.channels, data.encoding) == ("mnist5k", 28, 1, "raw")
+
+
+def test_other_sources_are_64_pixels_of_rgb():
+    data = Data.model_validate({"source": "/some/folder"})
+    assert (data.resolution, data.channels, data.encoding) == (64, 3, "raw")
+
+
+def test_what_is_said_beats_the_source():
+    data = Data.model_validate({"source": "mnist5k", "resolution": 32, "channels": 3, "encoding": "png"})
+    assert (data.resolution, data.channels, data.encoding) == (32, 3, "png")
+
+
+@pytest.mark.parametrize(("resolution", "encoding"), [(16, "raw"), (128, "raw"), (256, "webp"), (1024, "webp")])
+def test_encoding_goes_by_size(resolution, encoding):
+    for said in ({}, {"encoding": "auto"}):
+        data = Data.model_validate({"source": "x", "resolution": resolution, **said})
+        assert data.encoding == encoding
+
+
+def test_a_name_is_all_that_a_recipe_needs(recipe):
+    config = load_config(recipe("name: digits"))
+    assert config == Config(name="digits")
+    assert (config.data.resolution, config.training.batch, config.storage) == (28, 64, None)
+    assert config.model_name == "digits"
+    assert load_config(recipe("name: digits\nrelease: {model: faces}")).model_name == "faces"
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_loads_and_survives_its_own_json(name):
+    config = load_config(name)
+    assert config.name == name
+    # What a run's record holds gives the same recipe again.
+    again = parse_config(config.model_dump(mode="json"), "record")
+    assert again == config and again.digest() == config.digest()
+    for classes in (0, 10):
+        assert config.network_spec(config.data.channels or 0, classes).classes == classes
+
+
+def test_there_are_the_presets_that_the_documents_name():
+    assert {"mnist", "small"} <= set(presets())
+
+
+# --set
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("training.images=1000", "training", "images", 1000),
+        ("training.images=1_000", "training", "images", 1000),
+        ("training.learning_rate=0.01", "training", "learning_rate", 0.01),
+        # YAML 1.1 takes these two for text: they must become numbers all the same.
+        ("training.learning_rate=1e-3", "training", "learning_rate", 0.001),
+        ("training.ema_half_life=1e4", "training", "ema_half_life", 10_000.0),
+        ("training.r1=2", "training", "r1", 2.0),
+        ("model.conditional=true", "model", "conditional", True),
+        ("model.conditional=null", "model", "conditional", None),
+        ("model.family=resnet", "model", "family", "resnet"),
+        ("data.resolution=null", "data", "resolution", 28),
+        ("data.source=/a b/c=d", "data", "source", "/a b/c=d"),
+        ("data.source='2024'", "data", "source", "2024"),
+        ("cluster.workers=2", "cluster", "workers", 2),
+        ("release.model=faces", "release", "model", "faces"),
+    ],
+)
+def test_set_takes_yaml_values(recipe, override, section, key, value):
+    config = load_config(recipe("name: a"), [override])
+    found = getattr(getattr(config, section), key)
+    assert found == value and type(found) is type(value)
+
+
+def test_set_reaches_the_top_and_the_last_one_wins(recipe):
+    config = load_config(recipe("name: a\ntraining: {batch: 8}"), ["name=b", "training.batch=16", "training.batch=32"])
+    assert (config.name, config.training.batch) == ("b", 32)
+
+
+def test_set_changes_nothing_beside_its_key(recipe):
+    text = "name: a\ntraining: {batch: 8, r1: 3.0}"
+    changed = load_config(recipe(text), ["training.seed=7"])
+    same = load_config(recipe(text))
+    assert changed.model_dump() == {
+        **same.model_dump(),
+        "training": {**same.training.model_dump(), "seed": 7},
+    }
+
+
+def test_a_source_set_by_hand_brings_its_own_defaults(recipe):
+    assert load_config(recipe("name: a"), ["data.source=folder"]).data.resolution == 64
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.images", "--set training.images: write it as section.key=value"),
+        ("=3", "--set =3: write it as section.key=value"),
+        ("training.=3", "--set training.=3: write it as section.key=value"),
+        ("data.source.x=1", "--set data.source.x=1: source is not a section"),
+        ("name.x=1", "--set name.x=1: name is not a section"),
+        ("training.batch=[", "--set training.batch=[: the value is not YAML"),
+    ],
+)
+def test_a_malformed_set_is_told_as_it_was_written(recipe, override, said):
+    with pytest.raises(UserError) as error:
+        load_config(recipe("name: a\ndata: {source: mnist5k}"), [override])
+    assert str(error.value) == said
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "key", ["colour", "data.colour", "model.colour", "training.colour", "release.colour", "cluster.colour"]
+)
+def test_an_unknown_key_is_named_with_its_place(recipe, key):
+    with pytest.raises(UserError, match=rf"recipe\.yaml: {key}: no such key; `ganline config show mnist`"):
+        load_config(recipe("name: a"), [f"{key}=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.batch=60", "training.batch 60 is not a multiple of data.streams 8"),
+        ("data.streams=7", "training.batch 64 is not a multiple of data.streams 7"),
+        ("cluster.workers=9", "cluster.workers 9 is more than data.streams 8"),
+        ("cluster.workers=0", "cluster.workers: Input should be greater than or equal to 1 (it is 0)"),
+        ("training.batch=0", "training.batch: Input should be greater than 0 (it is 0)"),
+        ("training.batch=6.5", "training.batch: "),
+        ("training.batch=", "training.batch: Input should be a valid integer (it is None)"),
+        ("data.streams=0", "data.streams: Input should be greater than 0 (it is 0)"),
+        ("data.window=0", "data.window: "),
+        ("data.resolution=20", "data.resolution: resolution 20 is not 28 or a power of two from 16 to 1024"),
+        ("data.resolution=2048", "data.resolution: "),
+        # Encoding goes by size, so a size must be a number from the start.
+        ("data.resolution='256'", "data.resolution: Input should be a valid integer (it is '256')"),
+        ("data.resolution=256.0", "data.resolution: Input should be a valid integer (it is 256.0)"),
+        ("data.channels=2", "data.channels: "),
+        ("data.held_out=0.6", "data.held_out: "),
+        ("data.held_out=.nan", "data.held_out: "),
+        ("data.source=", "data.source: "),
+        ("data.source=2024", "data.source: Input should be a valid string (it is 2024)"),
+        ("data=null", "data: Input should be a valid dictionary"),
+        ("training.learning_rate=0", "training.learning_rate: "),
+        ("training.learning_rate=.inf", "training.learning_rate: "),
+        ("training.learning_rate=fast", "training.learning_rate: "),
+        ("training.r1=.inf", "training.r1: "),
+        ("training.r1=-1", "training.r1: "),
+        ("training.beta1=1", "training.beta1: "),
+        ("training.seed=-1", "training.seed: "),
+        ("name=a/b", "name: String should match pattern"),
+        ("name=../up", "name: String should match pattern"),
+        ("release.model=a b", "release.model: String should match pattern"),
+    ],
+)
+def test_a_wrong_value_is_told_in_one_line_with_its_place(recipe, override, said):
+    with pytest.raises(UserError) as error:
+        load_config(recipe("name: a"), [override])
+    assert f"recipe.yaml: {said}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_mistake_is_told_at_once(recipe):
+    with pytest.raises(UserError) as error:
+        load_config(recipe("data: {colour: 1}\ntraining: {batch: x}"))
+    said = str(error.value)
+    assert "name: is missing; add it" in said and "data.colour" in said and "training.batch" in said
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "\t- x", "\x00"])
+def test_what_is_not_yaml_is_told_in_one_line(recipe, text):
+    with pytest.raises(UserError, match=r"recipe\.yaml is not YAML: ") as error:
+        load_config(recipe(text))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "just words", "3"])
+def test_what_holds_no_keys_is_refused(recipe, text):
+    with pytest.raises(UserError, match=r"recipe\.yaml holds no keys"):
+        load_config(recipe(text))
+
+
+def test_yaml_builds_no_objects(recipe):
+    with pytest.raises(UserError, match="is not YAML"):
+        load_config(recipe("name: !!python/object/apply:os.getcwd []"))
+
+
+def test_a_recipe_that_cannot_be_read_is_told_with_the_presets(tmp_path):
+    (tmp_path / "picture.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    for path in ("nowhere.yaml", str(tmp_path), str(tmp_path / "picture.yaml")):
+        with pytest.raises(UserError, match=r"no recipe .*presets: .*mnist"):
+            load_config(path)
+
+
+def test_a_config_does_not_change():
+    config = Config(name="a")
+    with pytest.raises(ValidationError):
+        config.name = "b"  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        config.training.batch = 8  # type: ignore[misc]
+
+
+def test_conditional_training_needs_classes():
+    config = load_config("mnist", ["model.conditional=true"])
+    assert config.network_spec(1, 10).classes == 10
+    with pytest.raises(UserError, match=r"model\.conditional is true but the images have no classes"):
+        config.network_spec(1, 0)
+    assert load_config("mnist", ["model.conditional=false"]).network_spec(1, 10).classes == 0
+
+
+# Identity
+
+# Another value for each key, and whether it makes another run. A key is operational only if the weights
+# after so many images are the same bits whatever it says.
+KEYS: dict[str, tuple[Any, bool]] = {
+    "name": ("other", True),
+    "data.source": ("/elsewhere", False),  # what is in it counts, through the dataset's digest
+    "data.resolution": (32, True),
+    "data.channels": (3, True),
+    "data.encoding": ("png", True),
+    "data.background": ("black", True),
+    "data.held_out": (0.1, True),
+    "data.shard_images": (500, True),
+    "data.streams": (4, True),
+    "data.window": (3, True),
+    "model.family": ("resnet", True),
+    "model.z_dim": (32, True),
+    "model.width": (16, True),
+    "model.max_width": (64, True),
+    "model.conditional": (False, True),
+    "training.images": (300_000, False),  # a run may be continued
+    "training.batch": (32, True),
+    "training.loss": ("relativistic", True),
+    "training.r1": (0.5, True),
+    "training.r2": (0.5, True),
+    "training.penalty_every": (8, True),
+    "training.learning_rate": (1e-4, True),
+    "training.beta1": (0.5, True),
+    "training.beta2": (0.9, True),
+    "training.ema_half_life": (5_000, True),
+    "training.seed": (1, True),
+    # What it came to counts, "bf16" or "fp32": run_name is told. "auto" on two machines may be two runs.
+    "training.precision": ("fp32", False),
+    "training.log_every": (999, False),
+    "training.checkpoint_every": (999, False),
+    "training.evaluate_every": (999, False),
+    "training.init": ("faces@champion", False),  # the weights that it names count
+    "evaluation.images": (500, False),
+    "evaluation.seeds": ([3, 4], False),
+    "evaluation.minimum_images": (500, False),
+    "release.model": ("faces", False),
+    "cluster.workers": (2, False),
+    "storage": ("/elsewhere", False),
+}
+
+
+@pytest.mark.parametrize("key", keys_of(Config))
+def test_a_run_is_another_exactly_where_the_weights_are(key):
+    assert key in KEYS, f"{key} is new: say in KEYS whether it changes the weights, and mark it OPERATIONAL if not"
+    value, changes = KEYS[key]
+    # Spelled out, so that a source's defaults do not change along with it.
+    values = load_config("mnist").model_dump(mode="json")
+    config = parse_config(values, "recipe")
+    *sections, last = key.split(".")
+    inner = values
+    for section in sections:
+        inner = inner[section]
+    assert inner[last] != value
+    inner[last] = value
+    changed = parse_config(values, "recipe")
+    assert (changed.run_name(DATASET, "bf16") != config.run_name(DATASET, "bf16")) is changes
+    assert changed.digest() != config.digest()
+
+
+def test_every_classified_key_exists():
+    assert set(KEYS) == set(keys_of(Config))
+
+
+def test_dataset_and_resolved_precision_make_another_run():
+    config = load_config("mnist")
+    names = {config.run_name(dataset, precision) for dataset in ("0" * 64, "1" * 64) for precision in ("fp32", "bf16")}
+    assert len(names) == 4
+
+
+def test_how_a_recipe_was_written_does_not_make_another_run(recipe):
+    one = load_config(recipe("name: a\ntraining: {r1: 1, learning_rate: 1e-3}\ndata: {resolution: 28}"))
+    two = load_config(recipe("data: {source: mnist5k}\nname: a"), ["training.learning_rate=0.001", "training.r1=1.0"])
+    assert one == two and one.run_name(DATASET, "fp32") == two.run_name(DATASET, "fp32")
+
+
+def test_the_identity_of_a_known_recipe_is_the_one_it_had():
+    # Runs are found again by this name. It may change only with the preset itself, with a new key that
+    # changes the weights, or with NUMERICS_VERSION.
+    assert load_config("mnist").run_name(DATASET, "fp32") == "mnist-0db6d77f2e23"
+
+
+# Digests
+
+
+def test_canonical_json_is_one_text_for_one_value():
+    assert canonical_json({"b": [1, 2.5, None, True], "a": "ü"}) == '{"a":"ü","b":[1,2.5,null,true]}'.encode()
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) != digest({"a": 1, "b": "2"})
+    assert digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    assert len({digest(value) for value in (None, 0, False, "", [], {}, "0", [0])}) == 8
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [float("-inf")]])
+def test_numbers_without_json_have_no_digest(value):
+    with pytest.raises(ValueError, match="JSON"):
+        digest(value)
