@@ -1,0 +1,56 @@
+"""One way to list and read images, wherever they lie."""
+
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.errors import UserError
+from pipeline.ingest.archive import open_archive
+from pipeline.ingest.folder import FolderSource
+from pipeline.ingest.layout import Item
+from pipeline.ingest.mnist5k import Mnist5k
+
+__all__ = ["Item", "Source", "open_source"]
+
+
+_BUILT_IN = "mnist5k"
+
+
+class Source(Protocol):
+    """Picklable: a copy opens its own files when it is first used. One copy serves one thread."""
+
+    def items(self) -> list[Item]:
+        """Sorted by path, the same each time; raises UserError if there are none."""
+        ...
+
+    def read(self, path: str) -> bytes:
+        """An item's bytes; raises InvalidImage (`unreadable`, `corrupt`) if only this item cannot be had."""
+        ...
+
+
+def open_source(source: str, *, listed: bool = True) -> Source:
+    """`mnist5k`, a folder, a zip or a tar (gzip, bzip2 or xz too), known by content, not by name.
+
+    Raises UserError for what is missing or no archive and, unless `listed` is false, empty or broken.
+    """
+    if source == _BUILT_IN:
+        return Mnist5k()
+    opened = _open(Path(absolute(source)))
+    if listed:
+        opened.items()  # kept for who asks next
+    return opened
+
+
+def absolute(source: str) -> str:
+    """The same source wherever it is opened."""
+    return source if source == _BUILT_IN else str(Path(source).expanduser().resolve())
+
+
+def _open(path: Path) -> Source:
+    try:
+        if path.is_dir():
+            return FolderSource(str(path))
+        if path.is_file():
+            return open_archive(str(path))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; make it readable") from None
+    raise UserError(f"no source {path}; give a folder, a zip, a tar or mnist5k")
