@@ -1,0 +1,70 @@
+"""The index of a shard: where in the tar each sample's image lies, and what it should be."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SCHEMA = pa.schema(
+    {
+        "key": pa.string(),
+        "offset": pa.int64(),  # of the image's bytes in the tar
+        "size": pa.int64(),
+        "crc32": pa.uint32(),
+        "label": pa.int32(),  # -1: none
+        "width": pa.int32(),
+        "height": pa.int32(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Index:
+    """Columns of equal length, one row a sample, in the tar's order."""
+
+    keys: pa.StringArray
+    offset: np.ndarray
+    size: np.ndarray
+    crc32: np.ndarray
+    label: np.ndarray
+
+    def without(self, keys: set[str]) -> "Index":
+        """The view of a version that has removed these samples."""
+        if not keys:
+            return self
+        kept = np.array([key not in keys for key in self.keys.to_pylist()], dtype=bool)
+        return Index(
+            self.keys.filter(pa.array(kept)),
+            self.offset[kept], self.size[kept], self.crc32[kept], self.label[kept],
+        )  # fmt: skip
+
+
+def write_index(columns: dict[str, list]) -> bytes:
+    return to_parquet(pa.table(columns, schema=SCHEMA))
+
+
+def read_index(data: bytes) -> Index:
+    """Raises ValueError if these are not the bytes of an index."""
+    try:
+        table = pq.read_table(io.BytesIO(data), schema=SCHEMA).combine_chunks()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"not a shard index: {error}") from None
+    keys = table["key"].combine_chunks() if table["key"].num_chunks != 1 else table["key"].chunk(0)
+    return Index(keys, *(table[name].to_numpy() for name in ("offset", "size", "crc32", "label")))
+
+
+def same_rows(data: bytes, columns: dict[str, list]) -> bool:
+    """Whether these are the bytes of an index with these columns."""
+    try:
+        return pq.read_table(io.BytesIO(data)).equals(pa.table(columns, schema=SCHEMA))
+    except (pa.ArrowInvalid, OSError):
+        return False
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """The same table gives the same bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
