@@ -1,0 +1,1 @@
+"""From a dataset version to a checkpoint: the step, the loop, the state, the launcher."""

@@ -1,0 +1,71 @@
+"""What a recipe on a dataset version comes to, before anything runs."""
+
+from dataclasses import dataclass
+
+from ganmodels.spec import NetworkSpec
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.progress import note
+from pipeline.shards.manifest import DatasetRef, Manifest, load_manifest
+from pipeline.shards.order import Order
+from pipeline.shards.version import made_alike
+from pipeline.storage import Storage, sha256
+from pipeline.training.checkpoint import newest_step
+from pipeline.training.precision import resolve_precision
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """`run` is its name: the same for everything that gives the same weights."""
+
+    run: str
+    dataset: DatasetRef
+    spec: NetworkSpec
+    classes: list[str]
+    bf16: bool
+    total_steps: int
+    init: bytes | None = None  # safetensors of the generator to start from
+
+
+def plan_run(storage: Storage, config: Config, dataset: DatasetRef, init: bytes | None = None) -> RunPlan:
+    """`init` is the weights behind `training.init`. Where the run that the recipe names has seen more than
+    `training.images` already, fewer images are another run, from the start.
+
+    Raises UserError where the dataset does not suit the recipe: too few images, or made otherwise.
+    """
+    manifest = load_manifest(storage, dataset)
+    if not made_alike(manifest, config.data):
+        raise UserError(
+            f"dataset {dataset.name} was made with other data.* values than this recipe's;"
+            " `ganline run` makes it anew, or change the recipe"
+        )
+    try:
+        order_of(manifest, config)
+    except ValueError as error:
+        raise UserError(f"dataset {dataset.name}: {error}; add images or lower training.batch") from None
+    precision = resolve_precision(config.training.precision)
+    total_steps = -(-config.training.images // config.training.batch)  # the first step at or past them
+    run = config.run_name(dataset.digest, precision, sha256(init) if init else None)
+    if newest_step(storage, run) > total_steps:
+        note(f"run {run} has seen more than {config.training.images:,} images: fewer are a run of their own")
+        run = f"{run}-{config.training.images}"
+    return RunPlan(
+        run=run,
+        dataset=dataset,
+        spec=config.network_spec(manifest.channels, len(manifest.classes)),
+        classes=manifest.classes,
+        bf16=precision == "bf16",
+        total_steps=total_steps,
+        init=init,
+    )
+
+
+def order_of(manifest: Manifest, config: Config) -> Order:
+    """The order of the training images. Raises ValueError if they do not fill one batch."""
+    return Order(
+        [shard.samples - shard.removed for shard in manifest.of_split("train")],
+        batch=config.training.batch,
+        streams=config.data.streams,
+        window=config.data.window,
+        seed=config.training.seed,
+    )

@@ -1,0 +1,114 @@
+"""Everything that changes while a run trains, and its form in storage."""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ganmodels.networks import build_discriminator, build_generator
+from ganmodels.randomness import keyed_seed
+from ganmodels.saving import from_bytes, load_into, to_bytes
+from ganmodels.spec import NetworkSpec
+from pipeline.config import Training
+
+_ADAM_SLOTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class Meter:
+    """Sums of what is measured since the last telemetry point; saved too, so a resumed run logs the same."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means, and a fresh start."""
+        means = {name: self.sums[name] / self.counts[name] for name in self.sums}
+        self.clear()
+        return means
+
+    def clear(self) -> None:
+        self.sums, self.counts = {}, {}
+
+
+@dataclass
+class TrainState:
+    """Generator, discriminator, the generator's average, both optimizers, the step."""
+
+    generator: nn.Module
+    discriminator: nn.Module
+    ema: nn.Module
+    optimizer_g: torch.optim.Adam
+    optimizer_d: torch.optim.Adam
+    step: int = 0
+    meter: Meter = field(default_factory=Meter)
+
+    def to_files(self) -> dict[str, bytes]:
+        """Safetensors by file name; equal states give equal bytes."""
+        return {
+            "generator.safetensors": to_bytes(self.generator.state_dict()),
+            "discriminator.safetensors": to_bytes(self.discriminator.state_dict()),
+            "ema.safetensors": to_bytes(self.ema.state_dict()),
+            "optimizer_g.safetensors": to_bytes(_adam_tensors(self.optimizer_g, self.generator)),
+            "optimizer_d.safetensors": to_bytes(_adam_tensors(self.optimizer_d, self.discriminator)),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {"step": self.step, "meter": {"sums": self.meter.sums, "counts": self.meter.counts}}
+
+    def load(self, files: dict[str, bytes], values: dict[str, Any]) -> None:
+        """The inverse of `to_files` and `to_json`; raises ValueError where the networks differ."""
+        load_into(self.generator, from_bytes(files["generator.safetensors"]))
+        load_into(self.discriminator, from_bytes(files["discriminator.safetensors"]))
+        load_into(self.ema, from_bytes(files["ema.safetensors"]))
+        _load_adam(self.optimizer_g, self.generator, from_bytes(files["optimizer_g.safetensors"]))
+        _load_adam(self.optimizer_d, self.discriminator, from_bytes(files["optimizer_d.safetensors"]))
+        self.step, self.meter = values["step"], Meter(**values["meter"])
+
+
+def fresh_state(spec: NetworkSpec, training: Training, device: torch.device) -> TrainState:
+    """Networks as the seed makes them, the same on every rank."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_seed(training.seed, "init"))
+        generator, discriminator = build_generator(spec), build_discriminator(spec)
+    for network in (generator, discriminator):
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ema = copy.deepcopy(generator).eval().requires_grad_(False)
+
+    def adam(network: nn.Module) -> torch.optim.Adam:
+        betas = (training.beta1, training.beta2)
+        return torch.optim.Adam(network.parameters(), lr=training.learning_rate, betas=betas, fused=True)
+
+    return TrainState(generator, discriminator, ema, adam(generator), adam(discriminator))
+
+
+def _adam_tensors(optimizer: torch.optim.Adam, network: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        f"{slot}:{name}": optimizer.state[parameter][slot]
+        for name, parameter in network.named_parameters()
+        for slot in _ADAM_SLOTS
+        if parameter in optimizer.state
+    }
+
+
+def _load_adam(optimizer: torch.optim.Adam, network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    optimizer.state.clear()
+    for name, parameter in network.named_parameters():
+        if f"step:{name}" not in tensors:
+            continue  # saved before the first step
+        slots = {}
+        for slot in _ADAM_SLOTS:
+            saved = tensors[f"{slot}:{name}"]
+            # Like its parameter in memory layout and device, as the optimizer itself would have made it.
+            like = torch.empty_like(parameter) if slot != "step" else torch.empty_like(saved)
+            if slot == "step" and parameter.is_cuda:
+                like = like.to(parameter.device)
+            slots[slot] = like.detach().copy_(saved)
+        optimizer.state[parameter] = slots

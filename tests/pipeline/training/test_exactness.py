@@ -1,0 +1,84 @@
+"""Bitwise resume, and the same global batches at every world size."""
+
+import itertools
+
+import pytest
+import torch
+
+from ganmodels.randomness import latents
+from ganmodels.saving import from_bytes
+
+CASES = [
+    pytest.param(1, {}, id="1-fp32"),
+    pytest.param(1, {"bf16": True, "family": "resnet", "loss": "relativistic", "r2": 1.0}, id="1-bf16-resnet"),
+    pytest.param(2, {"bf16": True}, id="2-bf16"),
+    # DDP's ring adds in another order from three ranks on if its buckets change after the first step.
+    pytest.param(3, {}, id="3-fp32"),
+    pytest.param(4, {"family": "resnet", "penalty_every": 1}, id="4-fp32-resnet"),
+]
+
+
+@pytest.mark.parametrize(("world", "how"), CASES)
+def test_a_stopped_run_ends_with_the_bits_of_one_left_alone(trainer, run_name, world, how):
+    alone = trainer(run_name(), world, **how)
+    run, consumed, figures = run_name(), {}, []
+    # At the first step, between two points and two checkpoints, at the end.
+    for stop_at in (1, 6, None) if world < 3 else (6, None):
+        part = trainer(run, world, stop_at=stop_at, **how)
+        consumed |= part.consumed
+        figures = part.figures
+    for name in alone.files:
+        assert part.files[name] == alone.files[name], name
+    assert figures == alone.figures
+    assert consumed == alone.consumed
+
+
+def test_every_world_size_trains_on_the_same_rows_and_starts_alike(trainer, run_name):
+    runs = {world: trainer(run_name(), world, images=160, log_every=16) for world in (1, 2, 3)}
+    for one, other in itertools.pairwise(runs.values()):
+        assert one.consumed == other.consumed
+        for (images, ours), (_, theirs) in zip(one.figures, other.figures, strict=True):
+            for name in ("loss_g", "loss_d", "logit_real", "logit_fake"):
+                assert ours[name] == pytest.approx(theirs[name], abs=1e-4), (images, name)
+
+
+def test_a_run_can_go_on_with_more_or_fewer_workers(trainer, run_name):
+    run, consumed = run_name(), {}
+    for world, stop_at in ((1, 5), (3, 7), (2, None)):
+        consumed |= trainer(run, world, stop_at=stop_at).consumed
+    assert consumed == trainer(run_name(), 1).consumed
+
+
+def test_more_images_go_on_from_the_end(trainer, run_name):
+    run = run_name()
+    trainer(run, images=160)
+    longer = trainer(run, images=320)
+    assert set(longer.consumed) == {str(step) for step in range(10, 20)}
+    alone = trainer(run_name(), images=320)
+    assert longer.files["ema.safetensors"] == alone.files["ema.safetensors"]
+
+
+def test_a_run_can_start_from_other_weights(trainer, run_name, tmp_path):
+    trained = trainer(run_name(), seed=5)
+    (tmp_path / "init").write_bytes(trained.files["ema.safetensors"])
+    given = from_bytes(trained.files["ema.safetensors"])
+    begun = trainer(run_name(), 2, images=16, learning_rate=1e-6, init=tmp_path / "init")
+    after = from_bytes(begun.files["generator.safetensors"])
+    for name, tensor in given.items():
+        if "running" not in name:  # Adam's first step moves a weight by the learning rate at most
+            torch.testing.assert_close(after[name], tensor, atol=2e-6, rtol=0)
+
+
+def test_the_average_and_the_seed_matter(trainer, run_name):
+    first, again, other = (trainer(run_name(), images=160, seed=seed) for seed in (0, 0, 1))
+    assert first.files["ema.safetensors"] == again.files["ema.safetensors"]
+    assert first.files["ema.safetensors"] != other.files["ema.safetensors"]
+    ema, network = (from_bytes(first.files[f"{name}.safetensors"]) for name in ("ema", "generator"))
+    assert ema.keys() == network.keys()
+    assert any(not torch.equal(ema[name], network[name]) for name in ema)
+
+
+def test_noise_is_a_function_of_seed_step_and_stream():
+    draws = [latents(4, 8, seed, step, "noise", stream) for seed in (0, 1) for step in (0, 1) for stream in (0, 1)]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(draws, 2))
+    assert torch.equal(latents(4, 8, 0, 1, "noise", 1), draws[3])

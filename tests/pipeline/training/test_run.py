@@ -1,0 +1,103 @@
+"""One writer a run, the stop word, signals, telemetry."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.storage import Storage
+from pipeline.training.run import (
+    ask_to_stop,
+    clear_words,
+    is_stop_asked,
+    only_writer,
+    tell_failure,
+    told_failure,
+)
+from pipeline.training.signals import on_stop_signal
+from pipeline.training.telemetry import TelemetryFile, read_points, telemetry_path
+
+HOLD = """
+import sys, time
+from pipeline.storage import Storage
+from pipeline.training.run import only_writer
+with only_writer(Storage(sys.argv[1]), "r"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def storage(tmp_path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+def test_a_second_writer_is_refused_until_the_first_is_dead(storage):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, storage.uri], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="being trained already"), only_writer(storage, "r"):
+        pass
+    with only_writer(storage, "another"):
+        pass
+    holder.kill()
+    holder.wait()
+    with only_writer(storage, "r"):
+        pass
+
+
+def test_the_stop_word_can_be_said_and_taken_back(storage):
+    assert not is_stop_asked(storage, "r")
+    ask_to_stop(storage, "r", "SIGTERM")
+    assert is_stop_asked(storage, "r")
+    tell_failure(storage, "r", "why")
+    assert told_failure(storage, "r") == "why"
+    clear_words(storage, "r")
+    clear_words(storage, "r")
+    assert not is_stop_asked(storage, "r") and told_failure(storage, "r") is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_interrupts(number):
+    before, asked = signal.getsignal(number), []
+    with on_stop_signal(asked.append) as caught:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # at once: the same wish, passed on twice
+        assert (asked, caught.number) == ([number.name], number)
+        time.sleep(1.1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_in_another_thread_signals_are_left_alone():
+    seen = []
+
+    def inside() -> None:
+        with on_stop_signal(lambda name: None):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_a_cut_line_is_left_out_and_points_past_the_checkpoint_are_dropped(storage):
+    telemetry = TelemetryFile(storage, "r", 0)
+    points = [{"images": n, "time": 1.0, "metrics": {"loss": float(n)}} for n in (10, 20, 30)]
+    for point in points:
+        telemetry.append(point)
+    assert read_points(storage, "r") == points
+    with open(storage.local_path(telemetry_path("r")), "ab") as file:
+        file.write(b'{"images": 40, "ti')
+    assert read_points(storage, "r") == points
+    resumed = TelemetryFile(storage, "r", 20)
+    resumed.append(points[2])
+    assert read_points(storage, "r") == points
