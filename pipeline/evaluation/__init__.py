@@ -1,0 +1,1 @@
+"""How good a generator is: features, distances, intervals and the report."""

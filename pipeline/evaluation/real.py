@@ -1,0 +1,103 @@
+"""The real side of every comparison: features of held-out and training images, computed once for each dataset."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from ganmodels.randomness import keyed_seed
+from pipeline.digest import digest
+from pipeline.errors import UserError
+from pipeline.evaluation.features import FeatureExtractor
+from pipeline.progress import note
+from pipeline.shards.manifest import DatasetRef, Manifest, Split
+from pipeline.shards.order import permutation
+from pipeline.shards.read import DatasetReader
+from pipeline.storage import Storage, sha256
+
+MOST = 10_000  # real images a side: more would tell little and cost much
+_CHUNK = 1024  # images in memory at a time
+
+
+@dataclass(frozen=True)
+class RealSide:
+    """Features `(n, d)` of one split's images, and their labels `(n,)`: -1 where an image has none."""
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+class TooFewImages(UserError):
+    """There is nothing to measure against."""
+
+
+def real_counts(dataset: DatasetRef, manifest: Manifest, neighbours: int) -> tuple[int, int]:
+    """How many held-out and training images are compared; raises TooFewImages where they are too few for any figure.
+
+    All that are held out, up to `MOST`, and as many training images.
+    """
+    held_out = min(manifest.samples["held_out"], MOST)
+    training = min(manifest.samples["train"], held_out)
+    if training <= neighbours:
+        raise TooFewImages(
+            f"dataset {dataset.name} has {manifest.samples['held_out']} held-out and {manifest.samples['train']}"
+            " training images, too few to measure against; add images or raise data.held_out"
+        )
+    return held_out, training
+
+
+def real_side(
+    storage: Storage,
+    dataset: DatasetRef,
+    split: Split,
+    count: int,
+    extractor: FeatureExtractor,
+    on_batch: Callable[[int], None],
+) -> RealSide:
+    """`count` images of a split, chosen by a keyed order; from the storage root where they have been before.
+
+    What is stored there is checked by its sha256, and computed again where it is damaged.
+    """
+    key = digest({"dataset": dataset.digest, "split": split, "count": count, "features": extractor.name})
+    path = f"evaluations/real/{key}"
+    known = _read(storage, path)
+    if known is not None:
+        on_batch(count)
+        return known
+    side = _extract(DatasetReader(storage, dataset, split), split, count, extractor, on_batch)
+    data = save({"features": side.features, "labels": side.labels})
+    storage.write(f"{path}.safetensors", data)
+    # Written last: without it there is nothing.
+    storage.write_json(f"{path}.json", {"sha256": sha256(data), "features": extractor.name, "split": split})
+    return side
+
+
+def _read(storage: Storage, path: str) -> RealSide | None:
+    try:
+        expected = storage.read_json(f"{path}.json")["sha256"]
+        data = storage.read(f"{path}.safetensors")
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        expected, data = "", b""
+    if sha256(data) != expected:
+        note(f"{path}.safetensors is damaged: its features are computed again")
+        return None
+    tensors = load(data)
+    return RealSide(tensors["features"], tensors["labels"])
+
+
+def _extract(
+    reader: DatasetReader, split: Split, count: int, extractor: FeatureExtractor, on_batch: Callable[[int], None]
+) -> RealSide:
+    chosen = np.sort(permutation(len(reader), keyed_seed("evaluation", split))[:count])
+    starts = np.cumsum([0, *reader.counts])
+    features, labels = [], []
+    for first in range(0, count, _CHUNK):
+        places = chosen[first : first + _CHUNK]
+        shards = np.searchsorted(starts, places, side="right") - 1
+        images, their_labels = reader.read(shards, places - starts[shards])
+        features.append(extractor(images, on_batch))
+        labels.append(their_labels)
+    return RealSide(np.concatenate(features), np.concatenate(labels))
