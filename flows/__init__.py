@@ -1,0 +1,1 @@
+"""Prefect flows over pipeline's stages, and the `ganline` command."""

@@ -1,0 +1,183 @@
+"""The `ganline` command."""
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from flows import care, models, preflight, summary
+from flows.command import EXIT_BAD_INPUT, local_root, run_command, working
+from flows.console import Console
+from flows.options import Json, Recipe, Restart, Sets, StorageOption, existing, prepared
+from pipeline.config import load_config, parse_config
+from pipeline.errors import UserError
+
+# Heavy imports (torch, Ray, MLflow, Prefect) stay inside the commands that need them: `--help` answers at once.
+
+app = typer.Typer(
+    help="Turns a folder of images into a released image generator.\n\n"
+    "Example: ganline run mnist, then ganline generate mnist@champion --out digits.png",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Shows, checks or names a recipe's resolved configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+models.add_to(app)
+care.add_to(app)
+
+
+@app.command()
+def run(
+    recipe: Recipe,
+    sets: Sets = None,
+    restart: Restart = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
+    storage: StorageOption = None,
+    as_json: Json = False,
+) -> None:
+    """Shards, trains, measures and releases: the whole way, as one Prefect flow.
+
+    Start the same command again after any stop: it continues. What is unchanged is not done twice.
+
+    Example: ganline run mnist --set training.images=50000
+    """
+
+    def act(console: Console) -> None:
+        config = load_config(recipe, sets)
+        if dry_run:
+            from flows.dry_run import describe_run
+
+            console.result(*describe_run(existing(storage or config.storage), config))
+            return
+        preflight.check_source(config, for_training=True)
+        preflight.check_services(config, existing(storage or config.storage))
+        place = prepared(storage, config)
+        with working(console, place, "run"):
+            from flows.prefect_api import temporary_api
+
+            with temporary_api(local_root(place) / "prefect") as api:
+                from flows.release import release_generator
+                from pipeline.on_ray import one_cluster
+
+                if api:
+                    api.ready()
+                with one_cluster(), console.progress():
+                    outcome = release_generator(config.model_dump(mode="json"), place.uri, restart)
+        console.result(summary.outcome_values(outcome), summary.outcome_lines(outcome, place))
+
+    run_command(act, as_json, resumable=True)
+
+
+@app.command()
+def shard(
+    source: Annotated[str, typer.Argument(help="a folder, a zip, a tar, or mnist5k; sub-folders are classes")],
+    name: Annotated[str, typer.Option("--name", help="the dataset's name")],
+    resolution: Annotated[int | None, typer.Option(help="pixels a side; default 64 (28 for mnist5k)")] = None,
+    channels: Annotated[int | None, typer.Option(help="1 or 3; default 3 (1 for mnist5k)")] = None,
+    encoding: Annotated[str, typer.Option(help="raw, webp, png, or auto")] = "auto",
+    storage: StorageOption = None,
+    as_json: Json = False,
+) -> None:
+    """Turns images into a dataset version: WebDataset tars, an index and a manifest.
+
+    Example: ganline shard ./photos --name photos --resolution 64
+    """
+
+    def act(console: Console) -> None:
+        data = {"source": source, "resolution": resolution, "channels": channels, "encoding": encoding}
+        config = parse_config({"name": name, "data": data}, "shard")
+        preflight.check_source(config, for_training=False)
+        place = prepared(storage, config)
+        with working(console, place, "shard"), console.progress():
+            from flows import stages
+
+            ingest = stages.shard(place, config)
+        console.result(summary.ingest_values(ingest), [summary.ingest_line(ingest)])
+
+    run_command(act, as_json, resumable=True)
+
+
+@app.command()
+def train(
+    recipe: Recipe, sets: Sets = None, restart: Restart = False, storage: StorageOption = None, as_json: Json = False
+) -> None:
+    """Trains on the recipe's dataset as `ganline shard` or `ganline run` last made it.
+
+    Example: ganline train mnist --set training.images=50000
+    """
+
+    def act(console: Console) -> None:
+        config = load_config(recipe, sets)
+        preflight.check_services(config, existing(storage or config.storage))
+        from pipeline.shards.manifest import latest_version
+
+        dataset = latest_version(existing(storage or config.storage), config.name)
+        if dataset is None:
+            raise UserError(
+                f"there is no dataset {config.name} in {existing(storage or config.storage).uri};"
+                f" make it: ganline shard {config.data.source} --name {config.name}"
+            )
+        place = prepared(storage, config)
+        with working(console, place, "train"), console.progress():
+            from flows import stages
+
+            training = stages.train(place, config, dataset, restart)
+        console.result(summary.training_values(training), summary.training_lines(training, place))
+
+    run_command(act, as_json, resumable=True)
+
+
+@config_app.command("show")
+def config_show(recipe: Recipe, sets: Sets = None, as_json: Json = False) -> None:
+    """Prints the recipe with every default filled in. Example: ganline config show mnist"""
+
+    def act(console: Console) -> None:
+        import yaml
+
+        values = load_config(recipe, sets).model_dump(mode="json")
+        console.result(values, [yaml.safe_dump(values, sort_keys=False).rstrip()])
+
+    run_command(act, as_json)
+
+
+@config_app.command("validate")
+def config_validate(recipe: Recipe, sets: Sets = None, as_json: Json = False) -> None:
+    """Checks a recipe; exit code 2 and one line if it is wrong. Example: ganline config validate my.yaml"""
+
+    def act(console: Console) -> None:
+        config = load_config(recipe, sets)
+        console.result({"valid": True, "name": config.name}, [f"{recipe} is valid"])
+
+    run_command(act, as_json)
+
+
+@config_app.command("digest")
+def config_digest(recipe: Recipe, sets: Sets = None, as_json: Json = False) -> None:
+    """Prints the sha256 of the resolved recipe. Example: ganline config digest mnist"""
+
+    def act(console: Console) -> None:
+        config = load_config(recipe, sets)
+        console.result({"digest": config.digest(), "name": config.name}, [config.digest()])
+
+    run_command(act, as_json)
+
+
+def main() -> None:
+    """The entry point: what typer would say of a wrong option in several lines is said in one."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:  # a wrong option or argument
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "ganline"
+        message = getattr(error, "format_message", error.__str__)().rstrip(".")
+        if message.startswith("Usage:"):  # no arguments at all
+            print(message)
+        else:
+            Console(as_json=False).say(f"ganline: {message}; see `{command} --help`")
+        code = EXIT_BAD_INPUT
+    except typer.Abort:
+        code = 128 + signal.SIGINT
+    sys.exit(code)

@@ -1,0 +1,73 @@
+"""What surrounds every command: the exit code, the one-line error, the log file."""
+
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+
+from flows.console import Console, shown_path
+from pipeline.errors import RunFailed, Stopped, Terminated, UserError
+from pipeline.storage import DEFAULT_ROOT, Storage
+
+EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
+
+
+def run_command(act: Callable[[Console], None], as_json: bool, resumable: bool = False) -> None:
+    """Runs `act` and turns what it raises into one line on standard error and an exit code.
+
+    0: done; 1: failed; 2: bad input; 128 + the signal's number: stopped by it.
+    """
+    console = Console(as_json)
+    signal.signal(signal.SIGTERM, _terminate)
+    hint = "; start the same command again and it continues" if resumable else ""
+    try:
+        act(console)
+    except UserError as error:
+        console.say(f"ganline: {error}")
+        raise typer.Exit(EXIT_BAD_INPUT) from None
+    except RunFailed as failed:
+        console.say(f"ganline: {failed}")
+        raise typer.Exit(EXIT_FAILED) from None
+    except Terminated:
+        console.say(f"stopped by SIGTERM{hint}")
+        raise typer.Exit(128 + signal.SIGTERM) from None
+    except Stopped as stopped:
+        console.say(f"{stopped}{hint}")
+        raise typer.Exit(128 + stopped.signal_number if stopped.signal_number else EXIT_FAILED) from None
+    except KeyboardInterrupt:
+        console.say(f"interrupted{hint}")
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        where = f"; see {shown_path(console.log_path)}" if console.log_path else ""
+        console.say(f"ganline: failed: {type(error).__name__}: {first}{where}")
+        raise typer.Exit(EXIT_FAILED) from None
+
+
+def _terminate(number: int, frame: object) -> None:
+    """SIGTERM unwinds like Ctrl-C, so that what was started is ended."""
+    raise Terminated
+
+
+@contextmanager
+def working(console: Console, place: Storage | None, command: str) -> Iterator[None]:
+    """Sends chatter to a log file meanwhile, and the trace of an unexpected failure with it.
+
+    The log lies in the storage root; a command that changes nothing gives none, and leaves a log only if it fails.
+    """
+    with console.captured(local_root(place) / "logs" if place else None, command):
+        try:
+            yield
+        except (UserError, Stopped):
+            raise
+        except Exception:
+            traceback.print_exc()
+            raise
+
+
+def local_root(place: Storage) -> Path:
+    """Where this machine's own files go: the storage root if that is on local disk."""
+    return place.local_path() if place.is_local else Path(DEFAULT_ROOT).resolve()

@@ -1,0 +1,67 @@
+"""What `ganline run` would do, found out without doing it."""
+
+from typing import Any
+
+import torch
+import yaml
+
+from flows.preflight import check_source
+from ganmodels.networks import build_discriminator, build_generator
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.ingest.source import open_source
+from pipeline.shards.manifest import DatasetRef
+from pipeline.shards.plan import known_keys
+from pipeline.shards.version import read_before
+from pipeline.storage import Storage
+from pipeline.training.checkpoint import newest_checkpoint
+from pipeline.training.plan import plan_run
+
+
+def describe_run(storage: Storage, config: Config) -> tuple[dict[str, Any], list[str]]:
+    """The plan as values and as lines. Writes nothing, starts nothing; raises UserError as the run would."""
+    check_source(config, for_training=True)
+    items = open_source(config.data.source).items()
+    before = read_before(storage, config.name, config.data)
+    unread = len(items) - len(known_keys(items, before.origins))
+    unchanged = before.dataset if not unread else None
+    classes = len({item.label for item in items if item.label is not None})
+    assert config.data.channels is not None
+    spec = config.network_spec(config.data.channels, classes)
+    with torch.device("meta"):
+        sizes = {
+            "generator": _parameters(build_generator(spec)),
+            "discriminator": _parameters(build_discriminator(spec)),
+        }
+    values: dict[str, Any] = {
+        "config": config.model_dump(mode="json"),
+        "source": {"images": len(items), "classes": classes, "to_read": unread},
+        "parameters": sizes,
+        "steps": -(-config.training.images // config.training.batch),
+        "reused": {"dataset": unchanged.digest if unchanged else None, **_run(storage, config, unchanged)},
+    }
+    reused = values["reused"]
+    lines = [
+        yaml.safe_dump(values["config"], sort_keys=False).rstrip(),
+        f"source    {len(items):,} files, {classes} classes; {unread:,} to read and shard",
+        f"networks  generator {sizes['generator']:,} parameters, discriminator {sizes['discriminator']:,}",
+        f"training  {values['steps']:,} steps of {config.training.batch}",
+        f"reused    dataset {(reused['dataset'] or 'none')[:12]}, run {reused['run'] or 'none'},"
+        f" from image {reused['from_image']:,}",
+    ]
+    return values, lines
+
+
+def _run(storage: Storage, config: Config, dataset: DatasetRef | None) -> dict[str, Any]:
+    if dataset is None or config.training.init:
+        return {"run": None, "from_image": 0}
+    try:
+        planned = plan_run(storage, config, dataset)
+    except UserError:
+        return {"run": None, "from_image": 0}
+    checkpoint = newest_checkpoint(storage, planned.run)
+    return {"run": planned.run if checkpoint else None, "from_image": checkpoint.images if checkpoint else 0}
+
+
+def _parameters(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

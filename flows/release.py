@@ -1,0 +1,75 @@
+"""Images in, a released generator out: the whole way, as one Prefect flow."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import flow, runtime, task
+from prefect.cache_policies import NO_CACHE
+
+from flows import stages
+from flows.stages import Evaluation, Released, Training
+from pipeline.config import Config
+from pipeline.errors import RunFailed, Stopped, Unavailable, UserError
+from pipeline.shards.manifest import DatasetRef
+from pipeline.shards.on_ray import Ingest
+from pipeline.storage import Storage
+
+
+@dataclass(frozen=True)
+class Outcome:
+    ingest: Ingest
+    training: Training
+    evaluation: Evaluation
+    released: Released
+
+
+@flow(name="release", validate_parameters=False)
+def release_generator(recipe: dict, storage_uri: str, restart: bool = False) -> Outcome:
+    """Shards the images, trains on them, measures the generator, releases it if it is the best so far."""
+    config, storage = Config.model_validate(recipe), Storage(storage_uri)
+    ingest = shard(config, storage)
+    # Called, not submitted: training wants the main thread, where signals arrive.
+    training = train(config, storage, ingest.dataset, restart)
+    evaluation = evaluate(config, storage, ingest.dataset, training)
+    return Outcome(ingest, training, evaluation, release(config, storage, ingest.dataset, training, evaluation))
+
+
+def _worth_another_try(task: Any, run: Any, state: Any) -> bool:
+    """A dead server or a full queue may pass; a user's mistake, a wish to stop and a diverged run do not."""
+    try:
+        state.result()
+    except Unavailable:
+        return True
+    except (UserError, Stopped, RunFailed):
+        return False
+    except Exception:
+        return True
+    return False
+
+
+# Stages keep their own results by the digest of their inputs: a retry goes on from what is there.
+_stage = task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=_worth_another_try)
+
+
+@_stage
+def shard(config: Config, storage: Storage) -> Ingest:
+    return stages.shard(storage, config)
+
+
+@_stage
+def train(config: Config, storage: Storage, dataset: DatasetRef, restart: bool) -> Training:
+    # A retry goes on with what the first attempt began anew.
+    return stages.train(storage, config, dataset, restart and runtime.task_run.run_count == 1)
+
+
+@_stage
+def evaluate(config: Config, storage: Storage, dataset: DatasetRef, training: Training) -> Evaluation:
+    generator, _ = stages.candidate(storage, config, dataset, training)
+    return stages.evaluate(storage, config, dataset, generator)
+
+
+@_stage
+def release(
+    config: Config, storage: Storage, dataset: DatasetRef, training: Training, evaluation: Evaluation
+) -> Released:
+    return stages.release(storage, config, dataset, training, evaluation)

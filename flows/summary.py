@@ -1,0 +1,149 @@
+"""A command's result, for scripts and for people."""
+
+from typing import TYPE_CHECKING, Any
+
+from flows.console import shown_path
+from pipeline.storage import Storage, default_uri
+
+if TYPE_CHECKING:  # so that a command imports only what it runs
+    from flows.release import Outcome
+    from flows.stages import Evaluation, Released, Training
+    from pipeline.registry.lookup import Found
+    from pipeline.shards.on_ray import Ingest
+    from pipeline.shards.verify import Verification
+
+
+_AT_A_GLANCE = ("frechet", "kernel", "precision", "recall")
+
+
+def outcome_values(outcome: "Outcome") -> dict[str, Any]:
+    values = training_values(outcome.training)
+    return {
+        "dataset": ingest_values(outcome.ingest),
+        **values,
+        "metrics": values["metrics"] | outcome.evaluation.metrics,
+        "release": release_values(outcome.released),
+    }
+
+
+def release_values(released: "Released") -> dict[str, Any]:
+    names = ("model", "version", "promoted", "reason")
+    return {name: getattr(released.release, name) for name in names} | {"reused": released.reused}
+
+
+def outcome_lines(outcome: "Outcome", place: Storage) -> list[str]:
+    released = outcome.released.release
+    reference = f"{released.model}@{released.alias or released.version}"
+    return [
+        ingest_line(outcome.ingest),
+        *training_lines(outcome.training, place),
+        measured_line(outcome.evaluation),
+        release_line(outcome.released),
+        f"now try ganline generate {reference} --out {released.model}.png{_storage_flag(place)}",
+    ]
+
+
+def release_line(released: "Released") -> str:
+    one = released.release
+    before = " (decided before; nothing was released anew)" if released.reused else ""
+    return f"release {one.model} version {one.version}, {one.alias or 'not promoted'}: {one.reason}{before}"
+
+
+def measured_line(evaluation: "Evaluation") -> str:
+    """The figures at a glance, each with its floor in brackets; `ganline evaluate` has their full names."""
+    report = evaluation.report
+    if report is None:
+        return f"figures none: {evaluation.problem or 'too few held-out images'}"
+    values = report.metrics
+    told = ", ".join(f"{key} {values[key]:.3g} ({values[f'floor_{key}']:.3g})" for key in _AT_A_GLANCE)
+    seeds = ", ".join(map(str, report.seeds))
+    return (
+        f"figures {told}; in brackets the training images' own; {report.features},"
+        f" {report.generated:,} generated for each of seeds {seeds} vs {report.held_out:,} held out"
+    )
+
+
+def figure_lines(evaluation: "Evaluation") -> list[str]:
+    """Each figure by its full name, the floor beside it."""
+    if evaluation.report is None:
+        return [f"figures none: {evaluation.problem or 'too few held-out images'}"]
+    return [f"figure  {figure.value:.4g} {figure.name}" for figure in evaluation.report.figures]
+
+
+def _storage_flag(place: Storage) -> str:
+    """What a later command needs to find this storage root."""
+    return "" if place.uri == Storage(default_uri()).uri else f" --storage {place.uri}"
+
+
+def ingest_values(ingest: "Ingest") -> dict[str, Any]:
+    return {
+        "name": ingest.dataset.name,
+        "digest": ingest.dataset.digest,
+        "samples": sum(ingest.samples.values()),
+        "held_out": ingest.samples["held_out"],
+        "classes": ingest.classes,
+        "shards_written": ingest.shards_written,
+        "shards_reused": ingest.shards_reused,
+        "quarantined": sum(ingest.quarantined.values()),
+        "quarantined_by_reason": ingest.quarantined,
+        "duplicates": ingest.duplicates,
+    }
+
+
+def ingest_line(ingest: "Ingest") -> str:
+    classes = f", {len(ingest.classes)} classes" if ingest.classes else ""
+    quarantined = "".join(f", {count:,} quarantined as {reason}" for reason, count in ingest.quarantined.items())
+    duplicates = f", {ingest.duplicates:,} duplicates left out" if ingest.duplicates else ""
+    return (
+        f"dataset {ingest.dataset.name} {ingest.dataset.digest[:12]}: {sum(ingest.samples.values()):,} images{classes},"
+        f" {ingest.samples['held_out']:,} held out; {ingest.shards_written} shards written,"
+        f" {ingest.shards_reused} reused{quarantined}{duplicates}"
+    )
+
+
+def training_values(training: "Training") -> dict[str, Any]:
+    return {
+        "run": {
+            "id": training.run,
+            "mlflow_run_id": training.mlflow_run,
+            "steps": training.checkpoint.step,
+            "images": training.checkpoint.images,
+            "resumed_from": training.resumed_from,
+            "reused": training.reused,
+        },
+        "metrics": training.metrics,
+    }
+
+
+def training_lines(training: "Training", place: Storage) -> list[str]:
+    resumed = f", resumed from image {training.resumed_from:,}" if training.resumed_from else ""
+    if training.reused:
+        resumed = ", finished before; no Ray started, no MLflow run made"
+    lines = [f"run     {training.run}: {training.checkpoint.images:,} images{resumed}"]
+    grids = [entry.path for entry in place.list(f"runs/{training.run}/grids")]
+    if grids:
+        last = shown_path(place.local_path(grids[-1])) if place.is_local else place.child_uri(grids[-1])
+        lines.append(f"grid    {last}")
+    return lines
+
+
+def found_values(found: "Found") -> dict[str, Any]:
+    names = ("model", "version", "alias", "run_id", "dataset", "config", "metrics", "uri")
+    return {name: getattr(found, name) for name in names}
+
+
+def found_lines(found: "Found") -> list[str]:
+    values = found_values(found)
+    metrics = ", ".join(f"{name} {value:.4g}" for name, value in values["metrics"].items())
+    return [f"{name:<8} {value}" for name, value in {**values, "metrics": metrics}.items()]
+
+
+def verification_lines(checked: "Verification") -> list[str]:
+    lines = [
+        f"shard {problem.shard or '-'} byte {'-' if problem.offset is None else problem.offset}"
+        f" key {problem.key or '-'}: {problem.what}"
+        for problem in checked.problems
+    ]
+    total = f"{checked.shards} shards, {checked.samples:,} images, {checked.bytes:,} bytes checked"
+    found = f"{len(lines)} problems" if lines else "no problem"
+    return [*lines, f"{checked.dataset.name} {checked.dataset.digest[:12]}: {total}; {found}"]

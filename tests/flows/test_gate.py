@@ -1,0 +1,174 @@
+"""The gate on real digits: planted generators are refused for the right reason, and the champion stays."""
+
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from flows import stages
+from ganmodels.saving import from_bytes, to_bytes
+from pipeline.config import Config, load_config
+from pipeline.registry.generator import Generator
+from pipeline.registry.lookup import lookup
+from pipeline.registry.releases import rollback
+from pipeline.registry.runs import open_run
+from pipeline.registry.server import client
+from pipeline.shards import on_ray
+from pipeline.shards.manifest import DatasetRef
+from pipeline.shards.read import DatasetReader
+from pipeline.storage import Storage
+from pipeline.training.checkpoint import save_checkpoint
+from pipeline.training.plan import plan_run
+from pipeline.training.state import fresh_state
+
+SETS = ["model.width=8", "evaluation.images=300", "evaluation.minimum_images=200", "data.held_out=0.06"]
+
+
+class Replay(torch.nn.Module):
+    """Gives back training digits, whatever the latent."""
+
+    def __init__(self, images: np.ndarray):
+        super().__init__()
+        self.images = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+        self.next = 0
+
+    def forward(self, z, labels=None):
+        at = (torch.arange(len(z)) + self.next) % len(self.images)
+        self.next += len(z)
+        return self.images[at]
+
+
+class Planted:
+    """Releases a network as if a run had trained it."""
+
+    def __init__(self, folder):
+        self.storage = Storage(str(folder))
+        self.config: Config = load_config("mnist", [*SETS, "name=gate"])
+        self.dataset: DatasetRef = on_ray.shard_images(self.storage, "gate", self.config.data).dataset
+        self.client = client(self.storage)
+
+    def train(self, name: str, spoil=lambda tensors: None) -> stages.Training:
+        """A run whose average is an untrained network, spoilt."""
+        plan = plan_run(self.storage, self.config, self.dataset)
+        state = fresh_state(plan.spec, self.config.training, torch.device("cpu"))
+        spoil(state.ema.state_dict())
+        state.step = 1
+        checkpoint = save_checkpoint(self.storage, name, state, self.config.training.batch)
+        lineage = {**asdict(self.dataset), "samples": 5000, "classes": 10, "uri": "file:///nowhere"}
+        return stages.Training(name, open_run(self.client, self.config, name, lineage), checkpoint, 0, {})
+
+    def release(self, training: stages.Training, generator: Generator | None = None) -> stages.Released:
+        generator = generator or stages.candidate(self.storage, self.config, self.dataset, training)[0]
+        found = stages.evaluate(self.storage, self.config, self.dataset, generator)
+        return stages.release(self.storage, self.config, self.dataset, training, found)
+
+    def champion(self) -> int:
+        return lookup("gate@champion", self.storage).version
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(on_ray, "cluster", nullcontext)
+        patch.setattr(on_ray, "run_tasks", lambda function, shared, each: (function(shared, one) for one in each))
+        world = Planted(tmp_path_factory.mktemp("gate"))
+        first = world.release(world.train("gate-first"))
+        assert first.release.promoted and first.release.reason == "there was no champion"
+        yield world
+
+
+def _constant(tensors):
+    for tensor in tensors.values():
+        tensor.zero_()
+
+
+def _not_a_number(tensors):
+    next(iter(tensors.values())).view(-1)[0] = torch.nan
+
+
+def _brighter(tensors):
+    tensors["output.bias"] += 1.0  # further from dark digits
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "says"),
+    [
+        ("gate-constant", _constant, "one image"),
+        ("gate-nan", _not_a_number, "not all finite"),
+        ("gate-worse", _brighter, "worse than version 1"),
+        ("gate-equal", lambda tensors: None, "version 1"),
+    ],
+)
+def test_a_planted_generator_is_refused_for_the_right_reason(planted, name, spoil, says):
+    released = planted.release(planted.train(name, spoil)).release
+    assert not released.promoted and says in released.reason
+    assert planted.champion() == 1
+    tags = planted.client.get_model_version("gate", str(released.version)).tags
+    assert tags["ganline.promoted"] == "false" and tags["ganline.reason"] == released.reason
+
+
+def test_a_generator_that_returns_training_images_is_refused_though_it_measures_best(planted):
+    images, _ = DatasetReader(planted.storage, planted.dataset, "train").read_all()
+    training = planted.train("gate-memorised", lambda tensors: tensors["output.bias"].add_(0.01))
+    spec = stages.candidate(planted.storage, planted.config, planted.dataset, training)[0].spec
+    released = planted.release(training, Generator(Replay(images), spec, tuple("0123456789"))).release
+    assert not released.promoted and "training images" in released.reason
+    assert planted.champion() == 1
+
+
+def test_a_better_generator_takes_over_and_rollback_undoes_it(planted):
+    # Darker than the first, and so nearer to digits on black.
+    better = planted.train("gate-better", lambda tensors: tensors["output.bias"].sub_(2.0))
+    released = planted.release(better)
+    assert released.release.promoted, released.release.reason
+    assert planted.champion() == released.release.version
+    assert planted.release(better) == replace(released, reused=True)  # decided once
+    assert rollback(planted.client, "gate").version == 1
+    assert planted.champion() == 1
+    since = planted.release(better)  # and not undone by the next night's run
+    assert since.reused and since.release.alias is None and "version 1 is champion" in since.release.reason
+    assert rollback(planted.client, "gate").version == released.release.version
+
+
+def test_a_minimum_of_images_is_asked_for(planted):
+    config = load_config("mnist", [*SETS, "name=gate", "evaluation.minimum_images=5000"])
+    training = planted.train("gate-few", lambda tensors: tensors["output.bias"].add_(0.02))
+    generator, _ = stages.candidate(planted.storage, config, planted.dataset, training)
+    found = stages.evaluate(planted.storage, config, planted.dataset, generator)
+    released = stages.release(planted.storage, config, planted.dataset, training, found).release
+    assert not released.promoted and "minimum_images" in released.reason
+
+
+def test_a_refusal_is_taken_again_when_the_champion_has_changed(planted):
+    training = planted.train("gate-again", lambda tensors: tensors["output.bias"].add_(0.5))
+    first = planted.release(training)
+    assert planted.release(training) == replace(first, reused=True)
+    rollback(planted.client, "gate")
+    again = planted.release(training)
+    assert not again.reused and f"version {planted.champion()}" in again.release.reason
+    rollback(planted.client, "gate")
+
+
+def test_too_few_held_out_images_do_not_let_nan_through(planted, monkeypatch):
+    monkeypatch.setattr("pipeline.evaluation.real.MOST", 1)
+    generator, _ = stages.candidate(
+        planted.storage, planted.config, planted.dataset, planted.train("gate-nan-again", _not_a_number)
+    )
+    assert stages.evaluate(planted.storage, planted.config, planted.dataset, generator).problem == "not_finite"
+
+
+def test_a_run_can_start_from_a_release(planted):
+    config = load_config("mnist", [*SETS, "name=gate", "training.init=gate@1"])
+    plan = stages.plan(planted.storage, config, planted.dataset)
+    plain = stages.plan(planted.storage, planted.config, planted.dataset)
+    assert plan.init is not None and plan.run != plain.run
+    first = stages.candidate(planted.storage, planted.config, planted.dataset, planted.train("gate-x"))[1]
+    assert from_bytes(plan.init).keys() == from_bytes(first).keys()
+    assert plan.init == to_bytes(from_bytes(first))
+    assert stages.plan(planted.storage, config, planted.dataset) == plan  # remembered
+    other = load_config("mnist", [*SETS, "name=gate", "training.init=gate@1", "model.width=4"])
+    with pytest.raises(stages.UserError, match="another network"):
+        stages.plan(planted.storage, other, planted.dataset)

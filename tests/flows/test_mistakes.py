@@ -1,0 +1,94 @@
+"""Common mistakes: one line that names the thing and the remedy, exit code 2, and nothing left behind."""
+
+import socket
+
+import numpy as np
+import pytest
+from PIL import Image
+
+RECIPE = "name: own\ndata: {source: images, resolution: 32}\n"
+
+
+def _dead_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+SMALL = ["--set", "training.batch=8"]
+DEAD = f"http://127.0.0.1:{_dead_port()}"
+
+# arguments, environment, what the line has to name, what it has to offer
+MISTAKES = {
+    "no such recipe": (["run", "nowhere.yaml"], {}, "nowhere.yaml", "presets: mnist"),
+    "recipe is not YAML": (["run", "broken.yaml"], {}, "broken.yaml", "YAML"),
+    "recipe is empty": (["run", "empty.yaml"], {}, "empty.yaml", "config show"),
+    "recipe has no name": (["run", "nameless.yaml"], {}, "name", "add it"),
+    "recipe is a folder": (["run", "images"], {}, "images", "presets: mnist"),
+    "unknown key": (["run", "mnist", "--set", "training.btch=3"], {}, "training.btch", "config show"),
+    "unknown section": (["run", "mnist", "--set", "trainig.batch=3"], {}, "trainig", "config show"),
+    "not an assignment": (["run", "mnist", "--set", "nonsense"], {}, "nonsense", "section.key=value"),
+    "not a number": (["run", "mnist", "--set", "training.batch=many"], {}, "training.batch", "many"),
+    "negative": (["run", "mnist", "--set", "training.images=-5"], {}, "training.images", "greater than 0"),
+    "streams do not share the batch": (["run", "mnist", "--set", "training.batch=20"], {}, "20", "multiple"),
+    "more workers than streams": (["run", "mnist", "--set", "cluster.workers=9"], {}, "9", "data.streams"),
+    "more workers than cores": (["run", "mnist", "--set", "cluster.workers=8"], {}, "cores", "RAY_ADDRESS"),
+    "the same seed twice": (["run", "mnist", "--set", "evaluation.seeds=[1, 1]"], {}, "seeds", "differ"),
+    "Ray at no port": (["run", "mnist"], {"RAY_ADDRESS": "127.0.0.1:abc"}, "RAY_ADDRESS", "unset"),
+    "not a truncation": (["generate", "mnist", "--truncation", "nan"], {}, "--truncation", "--help"),
+    "resolution no network makes": (["run", "mnist", "--set", "data.resolution=30"], {}, "30", "power of two"),
+    "no such family": (["run", "mnist", "--set", "model.family=vae"], {}, "model.family", "dcgan"),
+    "no such encoding": (["run", "mnist", "--set", "data.encoding=gif"], {}, "data.encoding", "webp"),
+    "no such source": (["run", "mnist", "--set", "data.source=nowhere"], {}, "nowhere", "folder"),
+    "empty source": (["run", "mnist", "--set", "data.source=nothing", *SMALL], {}, "nothing", "images"),
+    "no valid image": (["shard", "texts", "--name", "own"], {}, "texts", "check"),
+    "broken archive": (["run", "mnist", "--set", "data.source=broken.zip"], {}, "broken.zip", "give"),
+    "too few for a batch": (["run", "own.yaml"], {}, "batch of 64", "training.batch"),
+    "classes that are not there": (
+        ["run", "own.yaml", "--set", "model.conditional=true", *SMALL], {}, "conditional", "folder",
+    ),
+    "name that is a path": (["shard", "images", "--name", "../own"], {}, "name", "pattern"),
+    "storage below a file": (["run", "mnist", "--storage", "/dev/null/x"], {}, "/dev/null/x", "GANLINE_STORAGE"),
+    "storage of no kind": (["run", "mnist", "--storage", "ftp://a/b"], {}, "ftp://a/b", "s3://"),
+    "train without a dataset": (["train", "mnist"], {}, "mnist", "ganline shard"),
+    "no registry yet": (["lookup", "mnist@champion"], {}, "registry", "ganline run"),
+    "no model to generate with": (["generate", "mnist@champion"], {}, "registry", "ganline run"),
+    "no model to roll back": (["rollback", "mnist"], {}, "registry", "ganline run"),
+    "no run to evaluate": (["evaluate", "mnist-123"], {}, "registry", "ganline run"),
+    "no run to release": (["release", "mnist-123"], {}, "mnist-123", "ganline run"),
+    "no dataset to verify": (["verify", "mnist"], {}, "mnist", "shard"),
+    "unknown init": (["run", "own.yaml", "--set", "training.init=a@champion", *SMALL], {}, "registry", "ganline run"),
+    "option that is not there": (["run", "mnist", "--fast"], {}, "--fast", "--help"),
+    "option without its value": (["generate", "mnist", "-n"], {}, "-n", "--help"),
+    "MLflow does not answer": (["run", "mnist"], {"MLFLOW_TRACKING_URI": DEAD}, "MLFLOW_TRACKING_URI", "unset"),
+    "Prefect does not answer": (["run", "mnist"], {"PREFECT_API_URL": f"{DEAD}/api"}, "PREFECT_API_URL", "unset"),
+    "Ray does not answer": (["run", "mnist"], {"RAY_ADDRESS": DEAD[7:]}, "RAY_ADDRESS", "unset"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(embedded):
+    """A folder as people have them, with a few traps in it."""
+    (embedded.folder / "broken.yaml").write_text("name: [")
+    (embedded.folder / "empty.yaml").write_text("")
+    (embedded.folder / "nameless.yaml").write_text("data: {source: images}")
+    (embedded.folder / "own.yaml").write_text(RECIPE)
+    (embedded.folder / "broken.zip").write_bytes(b"PK\x03\x04 and no more")
+    for name in ("images", "texts", "nothing"):
+        (embedded.folder / name).mkdir()
+    (embedded.folder / "texts/a.png").write_text("no image")
+    for i in range(20):
+        pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(embedded.folder / f"images/{i}.png")
+    return embedded
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_changes_nothing(folder, mistake):
+    arguments, env, names, offers = MISTAKES[mistake]
+    result = folder(*arguments, **env)
+    lines = result.err.splitlines()
+    assert result.code == 2, result.err
+    assert len(lines) == 1 and names in lines[0] and offers in lines[0], result.err
+    assert result.out == ""
+    assert [str(path.relative_to(folder.root)) for path in folder.root.rglob("*")] == []

@@ -1,0 +1,65 @@
+"""A folder as people have them: mixed sizes and modes, and a few files that are no images."""
+
+import csv
+
+import numpy as np
+import pyarrow.parquet as pq
+from PIL import Image
+
+RECIPE = """
+name: own
+data: {source: images, resolution: 32}
+model: {family: resnet, width: 8}
+training: {images: 512, batch: 16, loss: relativistic, r1: 1.0, r2: 1.0, penalty_every: 1, checkpoint_every: 256}
+"""
+MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"]
+
+
+def _folder(path):
+    rng = np.random.default_rng(0)
+    path.mkdir()
+    for i in range(300):
+        size = tuple(int(n) for n in rng.integers(20, 90, 2))
+        image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 4), dtype=np.uint8))
+        mode = MODES[i % len(MODES)]
+        if mode == "I;16":
+            image = Image.fromarray(rng.integers(0, 65536, (size[1], size[0]), dtype=np.uint16))
+        elif mode == "CMYK":  # which PNG does not know
+            image = image.convert("RGB")
+        else:
+            image = image.convert(mode)
+        image.save(path / f"{i:03d}.png")
+    whole = (path / "000.png").read_bytes()
+    (path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (path / "text.png").write_text("this is not an image")
+    (path / "empty.png").write_bytes(b"")
+
+
+def test_a_folder_becomes_a_generator_and_the_bad_files_go_to_quarantine(embedded):
+    _folder(embedded.folder / "images")
+    (embedded.folder / "own.yaml").write_text(RECIPE)
+    outcome = embedded("run", "own.yaml", "--json").json
+    dataset = outcome["dataset"]
+    assert dataset["samples"] == 300 and dataset["classes"] == []
+    assert dataset["quarantined"] == 3
+    version = embedded.root / "datasets/own/versions" / dataset["digest"]
+    quarantine = {row["path"]: row["reason"] for row in pq.read_table(version / "quarantine.parquet").to_pylist()}
+    assert set(quarantine) == {"cut.png", "text.png", "empty.png"}
+    assert quarantine["empty.png"] == "empty" and quarantine["text.png"] == "not_an_image"
+    assert outcome["release"]["promoted"] is True
+    assert {"loss_g", "loss_d", "r1", "r2"} <= set(outcome["metrics"])
+
+    made = embedded("generate", "own@champion", "-n", 5, "--seed", 3, "--out", "made", "--json").json
+    assert made["images"] == 5
+    rows = list(csv.DictReader((embedded.folder / "made/labels.csv").open()))
+    assert [row["file"] for row in rows] == [f"{i:05d}.png" for i in range(5)]
+    assert all(Image.open(embedded.folder / "made" / row["file"]).size == (32, 32) for row in rows)
+    embedded("generate", "own", "-n", 3, "--seed", 3, "--out", "fewer")
+    for i in range(3):  # image i depends on the seed and i alone
+        assert (embedded.folder / f"made/{i:05d}.png").read_bytes() == (
+            embedded.folder / f"fewer/{i:05d}.png"
+        ).read_bytes()
+    assert embedded("generate", "own", "--label", "cat").code == 2
+    grid = embedded("generate", "own", "-n", 16, "--out", "grid.png")
+    assert grid.code == 0 and Image.open(embedded.folder / "grid.png").size == (8 * 32, 2 * 32)
+    assert embedded.left_running() == []

@@ -1,0 +1,47 @@
+"""What is tried again, by kind of failure, in a real flow on a real Prefect server."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+FLOW = """
+import sys
+from prefect import flow
+from flows.release import _stage
+from pipeline import errors
+
+attempts = []
+
+def fail():
+    attempts.append(1)
+    raise {error}
+
+@flow
+def night():
+    _stage(fail).with_options(retry_delay_seconds=0)()
+
+try:
+    night()
+except BaseException as error:
+    print(type(error).__name__, len(attempts))
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        ("errors.UserError('a mistake')", 1),
+        ("errors.RunFailed('diverged')", 1),
+        ("errors.Stopped('on a wish', 2)", 1),
+        ("errors.Unavailable('away')", 3),
+        ("OSError('no space left')", 3),
+    ],
+)
+def test_only_what_may_pass_is_tried_again(prefect_url, error, attempts):
+    done = subprocess.run(
+        [sys.executable, "-c", FLOW.format(error=error)],
+        env={**os.environ, "PREFECT_API_URL": prefect_url}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.split()[-2:] == [error.partition("(")[0].removeprefix("errors."), str(attempts)], done.stderr
