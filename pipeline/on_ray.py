@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -16,6 +15,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from pipeline.errors import Unavailable
+from pipeline.ray_guard import guarded
 
 # Where a Ray that was started stays until a whole command ends, not a stage.
 _keeper: ContextVar[ExitStack | None] = ContextVar("keeper", default=None)
@@ -56,7 +56,7 @@ def _started() -> Iterator[None]:
         if address == "local":
             # In a folder of its own, which goes when it goes: Ray never clears its sessions away.
             folder = tempfile.mkdtemp(prefix="ganline-ray-")
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.enter_context(guarded(folder))
             own = {"include_dashboard": False, "_temp_dir": folder}
         stack.enter_context(_own_sigterm())
         stack.callback(ray.shutdown)

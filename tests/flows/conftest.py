@@ -70,7 +70,7 @@ class Ganline:
             time.sleep(0.02)
         return process
 
-    def left_running(self, patience: float = 60.0) -> list[str]:
+    def left_running(self, patience: float = 10.0) -> list[str]:
         """Command lines of processes that descend from this object's commands and do not end in time."""
         deadline = time.monotonic() + patience
         while (alive := self._alive()) and time.monotonic() < deadline:

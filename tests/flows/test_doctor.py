@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import doctor
+from flows import doctor, services
 from flows.doctor import Check, check_line, check_values, diagnose
 from pipeline.storage import Storage
 from pipeline.training.run import only_writer
@@ -228,7 +228,7 @@ def test_an_address_that_is_none(look, monkeypatch, name, variable, form, addres
 
 @pytest.mark.parametrize(("name", "variable", "form"), [SERVICES[0], SERVICES[2]])
 def test_a_service_that_stalls_is_left_after_a_while(monkeypatch, stalling_port, tmp_path, name, variable, form):
-    monkeypatch.setattr(doctor, "_PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(services, "PROBE_SECONDS", 0.3)
     monkeypatch.setenv(variable, form.format(f"127.0.0.1:{stalling_port}"))
     assert [check.name for check in diagnose(str(tmp_path)) if not check.ok] == [name]
 
