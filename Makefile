@@ -6,7 +6,7 @@ STAMP := .venv/.made
 # The version that is tested here; the newest that has a CPU build without gigabytes of CUDA beside it.
 TORCH := 2.13.0
 
-.PHONY: demo test test-resume test-commands test-parts quality lint lock clean
+.PHONY: demo test test-resume test-again test-commands test-parts quality lint lock clean
 
 # The job itself on real images: shard, train, register, look up, generate.
 demo: $(STAMP)
@@ -17,15 +17,18 @@ demo: $(STAMP)
 quality: $(STAMP)
 	$(BIN)/python tests/benchmarks/digits.py
 
-# What starts whole commands mostly waits for services to start, so the three run side by side.
+# What starts whole commands mostly waits for services to start, so the four run side by side.
 test: lint
-	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target test-resume test-commands test-parts
+	$(MAKE) --no-print-directory --keep-going --jobs=4 --output-sync=target test-resume test-again test-commands test-parts
 
 test-resume: $(STAMP)
 	$(BIN)/pytest tests/flows/test_resume.py
 
+test-again: $(STAMP)
+	$(BIN)/pytest tests/flows/test_again.py
+
 test-commands: $(STAMP)
-	$(BIN)/pytest tests/flows --ignore=tests/flows/test_resume.py
+	$(BIN)/pytest tests/flows --ignore=tests/flows/test_resume.py --ignore=tests/flows/test_again.py
 
 test-parts: $(STAMP)
 	$(BIN)/pytest --ignore=tests/flows

@@ -18,6 +18,15 @@ from flows.prefect_api import temporary_api
 _LIMIT_SECONDS = 240
 _MARK = "GANLINE_TEST_MARK"
 
+# Trains in seconds; enough checkpoints to stop and to kill between.
+_TINY = """
+name: tiny
+data: {source: mnist5k}
+model: {width: 8}
+training: {images: 12000, batch: 64, checkpoint_every: 1500, evaluate_every: 6000, log_every: 1000}
+evaluation: {images: 200}
+"""
+
 
 @dataclass
 class Result:
@@ -45,6 +54,11 @@ class Ganline:
             **env,
         }
         self._command = [str(Path(sys.executable).parent / "ganline")]
+
+    def tiny(self) -> str:
+        """A recipe for runs of a few seconds, written where the command runs."""
+        (self.folder / "tiny.yaml").write_text(_TINY)
+        return "tiny.yaml"
 
     def __call__(self, *arguments: object, **env: str) -> Result:
         done = subprocess.run(
