@@ -7,7 +7,7 @@ from flows import services
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.ingest.image import ImageRules, InvalidImage, decode
-from pipeline.ingest.source import open_source
+from pipeline.ingest.source import open_source, read_one
 from pipeline.storage import Storage
 
 _TRIED = 1000  # files, until one is an image
@@ -16,7 +16,7 @@ _TRIED = 1000  # files, until one is an image
 def check_source(config: Config, *, for_training: bool) -> None:
     """Raises UserError for a source that is missing, empty or without an image, or too small to train on."""
     data, source = config.data, open_source(config.data.source)
-    items = source.items()
+    items = list(source.items())
     if for_training:
         to_train_on = int(len(items) * (1 - data.held_out))
         if to_train_on < config.training.batch:
@@ -29,7 +29,7 @@ def check_source(config: Config, *, for_training: bool) -> None:
     reasons: dict[str, None] = {}
     for item in islice(items, _TRIED):
         try:
-            decode(source.read(item.path), rules)
+            decode(read_one(source, item.path), rules)
             return
         except InvalidImage as why:
             reasons[why.reason] = None

@@ -11,10 +11,11 @@ import tempfile
 import weakref
 import zipfile
 import zlib
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from pipeline.errors import UserError
-from pipeline.ingest.invalid import InvalidImage
+from pipeline.ingest.invalid import InvalidImage, read_each
 from pipeline.ingest.layout import File, Item, arrange, is_hidden
 
 # What the standard library raises when an archive or a member of it is damaged.
@@ -64,7 +65,10 @@ class ZipSource:
             self._items = arrange(files, self.path)
         return self._items
 
-    def read(self, path: str) -> bytes:
+    def read(self, paths: Sequence[str]) -> Iterator[bytes | InvalidImage]:
+        return read_each(self._read, paths)
+
+    def _read(self, path: str) -> bytes:
         """Raises InvalidImage if the member is damaged."""
         archive = self._open()
         try:
@@ -115,7 +119,10 @@ class TarSource:
             self._items = arrange(files, self.path)
         return self._items
 
-    def read(self, path: str) -> bytes:
+    def read(self, paths: Sequence[str]) -> Iterator[bytes | InvalidImage]:
+        return read_each(self._read, paths)
+
+    def _read(self, path: str) -> bytes:
         """Raises InvalidImage if the member is damaged."""
         archive = self._open()
         try:

@@ -1,10 +1,11 @@
 """A folder tree of image files."""
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.ingest.invalid import InvalidImage
+from pipeline.ingest.invalid import InvalidImage, read_each
 from pipeline.ingest.layout import File, Item, arrange, is_hidden
 
 
@@ -27,7 +28,10 @@ class FolderSource:
             self._items = arrange(files, self.path)
         return self._items
 
-    def read(self, path: str) -> bytes:
+    def read(self, paths: Sequence[str]) -> Iterator[bytes | InvalidImage]:
+        return read_each(self._read, paths)
+
+    def _read(self, path: str) -> bytes:
         """Raises InvalidImage if the file has gone or may not be read; other disk errors stay OSErrors."""
         try:
             return Path(self.path, path).read_bytes()

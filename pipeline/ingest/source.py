@@ -1,15 +1,17 @@
 """One way to list and read images, wherever they lie."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import UserError
 from pipeline.ingest.archive import open_archive
 from pipeline.ingest.folder import FolderSource
+from pipeline.ingest.invalid import InvalidImage
 from pipeline.ingest.layout import Item
 from pipeline.ingest.mnist5k import Mnist5k
 
-__all__ = ["Item", "Source", "open_source"]
+__all__ = ["Item", "Source", "open_source", "read_one"]
 
 
 _BUILT_IN = "mnist5k"
@@ -18,12 +20,15 @@ _BUILT_IN = "mnist5k"
 class Source(Protocol):
     """Picklable: a copy opens its own files when it is first used. One copy serves one thread."""
 
-    def items(self) -> list[Item]:
-        """Sorted by path, the same each time; raises UserError if there are none."""
+    def items(self) -> Iterable[Item]:
+        """Each once, in the order in which they are best read; raises UserError if there are none."""
         ...
 
-    def read(self, path: str) -> bytes:
-        """An item's bytes; raises InvalidImage (`unreadable`, `corrupt`) if only this item cannot be had."""
+    def read(self, paths: Sequence[str]) -> Iterator[bytes | InvalidImage]:
+        """The bytes of each path in turn, or why only this one cannot be had (`unreadable`, `corrupt`).
+
+        Quickest for a run of neighbours in the order of `items`.
+        """
         ...
 
 
@@ -38,6 +43,14 @@ def open_source(source: str, *, listed: bool = True) -> Source:
     if listed:
         opened.items()  # kept for who asks next
     return opened
+
+
+def read_one(source: Source, path: str) -> bytes:
+    """Raises InvalidImage if this item cannot be had."""
+    (found,) = source.read([path])
+    if isinstance(found, InvalidImage):
+        raise found
+    return found
 
 
 def absolute(source: str) -> str:

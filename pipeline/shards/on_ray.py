@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.config import Data
 from pipeline.errors import UserError
 from pipeline.ingest.image import ImageRules, InvalidImage
-from pipeline.ingest.source import Source, absolute, open_source
+from pipeline.ingest.source import Source, absolute, open_source, read_one
 from pipeline.on_ray import cluster, run_tasks
 from pipeline.progress import Progress, report
 from pipeline.shards.manifest import DatasetRef, commit_version
@@ -55,7 +55,7 @@ def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
 
     Raises UserError for a source that is missing, empty, or holds no valid image; nothing is committed then.
     """
-    items = open_source(data.source).items()
+    items = list(open_source(data.source).items())
     before = read_before(storage, name, data)
     assert data.resolution is not None and data.channels is not None
     rules = ImageRules(data.resolution, data.channels, data.background)
@@ -126,7 +126,7 @@ def _hash_files(job: _Job, paths: list[str]) -> list[str]:
 
 def _hash_file(job: _Job, path: str) -> str:
     try:
-        return content_key(_opened(job.source, job.source_stamp).read(path))
+        return content_key(read_one(_opened(job.source, job.source_stamp), path))
     except InvalidImage:  # writing its shard meets it again, and quarantines it with the reason
         return content_key(b"unreadable " + path.encode())
 

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass
 
 from pipeline.ingest.image import ImageRules, InvalidImage, decode
-from pipeline.ingest.source import Source
+from pipeline.ingest.source import Source, read_one
 from pipeline.shards.encoding import encode, suffix
 from pipeline.shards.index import same_rows, write_index
 from pipeline.shards.manifest import Shard, Split, shard_path
@@ -64,7 +64,7 @@ def write_shard(
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in sorted(samples, key=lambda sample: sample.key):
             try:
-                image = decode(source.read(sample.path), rules)
+                image = decode(read_one(source, sample.path), rules)
             except InvalidImage as error:
                 rejected.append(Rejected(sample.key, sample.path, error.reason, error.detail))
                 continue

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.ingest.image import ImageRules, InvalidImage, decode
-from pipeline.ingest.source import Item, open_source
+from pipeline.ingest.source import Item, open_source, read_one
 
 TREE = {
     "cat/1.png": b"one" * 1000,
@@ -54,18 +54,18 @@ def test_the_same_tree_gives_the_same_items_and_bytes(tmp_path, kind):
     assert all(item.stamp for item in items)
     expected = [Item(path, path.split("/")[0], len(TREE[path])) for path in sorted(TREE)]
     assert [replace(item, stamp="") for item in items] == expected
-    assert {item.path: source.read(item.path) for item in source.items()} == TREE
+    assert {item.path: read_one(source, item.path) for item in source.items()} == TREE
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pickled_copy_reads_by_itself(tmp_path, kind):
     source = open_source(build(tmp_path, kind, TREE))
-    source.read("cat/1.png")
+    read_one(source, "cat/1.png")
     pickled = pickle.dumps(source)
     assert pickled == pickle.dumps(type(source)(source.path))  # no listing and no handle
     del source
     copy = pickle.loads(pickled)
-    assert copy.read("dog/1.png") == TREE["dog/1.png"]
+    assert read_one(copy, "dog/1.png") == TREE["dog/1.png"]
     assert [item.path for item in copy.items()] == sorted(TREE)
 
 
@@ -74,14 +74,14 @@ def test_a_relative_path_means_the_same_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pickled = pickle.dumps(open_source("tree.zip"))
     monkeypatch.chdir("/")
-    assert pickle.loads(pickled).read("cat/1.png") == TREE["cat/1.png"]
+    assert read_one(pickle.loads(pickled), "cat/1.png") == TREE["cat/1.png"]
 
 
 def test_a_packed_tar_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = build(tmp_path, "tar.gz", TREE)
     source = open_source(path)
-    source.read("cat/1.png")
+    read_one(source, "cat/1.png")
     assert os.listdir(tmp_path) == ["tree.tar.gz"]
 
 
@@ -159,7 +159,7 @@ def test_a_file_that_went_away_is_one_invalid_image(tmp_path):
     source = open_source(build(tmp_path, "folder", TREE))
     (tmp_path / "tree/cat/1.png").unlink()
     with pytest.raises(InvalidImage) as caught:
-        source.read("cat/1.png")
+        read_one(source, "cat/1.png")
     assert caught.value.reason == "unreadable"
     assert pickle.loads(pickle.dumps(caught.value)).reason == "unreadable"  # as a Ray task's error must
 
@@ -172,8 +172,8 @@ def test_a_damaged_zip_member_is_one_invalid_image(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"payload-one", b"payload-0ne"))
     source = open_source(str(path))
     with pytest.raises(InvalidImage, match="corrupt"):
-        source.read("a/1")
-    assert source.read("b/1") == b"payload-two"
+        read_one(source, "a/1")
+    assert read_one(source, "b/1") == b"payload-two"
 
 
 def problem(source: Path | str) -> str:
@@ -241,7 +241,7 @@ def test_mnist5k():
     assert sorted(item.path[2:] for item in items) == [f"{index:04}" for index in range(5000)]
     assert all(item.path == f"{item.label}/{item.path[2:]}" for item in items)
     copy = pickle.loads(pickle.dumps(source))
-    data = copy.read(items[1234].path)
+    data = read_one(copy, items[1234].path)
     assert data.startswith(b"P5\n28 28\n255\n")
     assert len(data) == items[1234].size == 13 + 784
     pixels = decode(data, ImageRules(28, 1, "white")).pixels
