@@ -6,7 +6,7 @@ STAMP := .venv/.made
 # The version that is tested here; the newest that has a CPU build without gigabytes of CUDA beside it.
 TORCH := 2.13.0
 
-.PHONY: demo test test-resume test-again test-commands test-parts quality lint lock clean
+.PHONY: demo test test-resume test-again test-commands test-parts fuzz quality lint lock clean
 
 # The job itself on real images: shard, train, register, look up, generate.
 demo: $(STAMP)
@@ -32,6 +32,10 @@ test-commands: $(STAMP)
 
 test-parts: $(STAMP)
 	$(BIN)/pytest --ignore=tests/flows
+
+# What `make test` tries with 300 inputs, with many; other ones each time.
+fuzz: $(STAMP)
+	FUZZ_INPUTS=20000 $(BIN)/pytest tests/fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ from itertools import islice
 from flows import services
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.ingest.image import ImageRules, InvalidImage, decode
+from pipeline.ingest.image import InvalidImage, decode, rules_of
 from pipeline.ingest.source import open_source, read_one
 from pipeline.storage import Storage
 
@@ -25,11 +25,11 @@ def check_source(config: Config, *, for_training: bool) -> None:
                 f" batch of {config.training.batch}; add images or lower training.batch"
             )
         config.network_spec(data.channels or 3, len({item.label for item in items if item.label is not None}))
-    rules = ImageRules(data.resolution or 64, data.channels or 3, data.background)
+    rules = rules_of(data)
     reasons: dict[str, None] = {}
     for item in islice(items, _TRIED):
         try:
-            decode(read_one(source, item.path), rules)
+            decode(read_one(source, item.path), rules, item.path)
             return
         except InvalidImage as why:
             reasons[why.reason] = None

@@ -4,16 +4,27 @@ Endpoints and secrets are not in it: they come from the environment, under the n
 uses (`MLFLOW_TRACKING_URI`, `PREFECT_API_URL`, `RAY_ADDRESS`, `AWS_*`). All durations are in images seen.
 """
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
 
 from ganmodels.spec import NetworkSpec, pyramid
 from pipeline.digest import digest
 from pipeline.errors import UserError
+from pipeline.ingest.problems import Policy, complete_policies
 
 # Marks a key that does not change the weights, so it is no part of a run's identity.
 OPERATIONAL: dict[str, Any] = {"operational": True}
@@ -53,6 +64,13 @@ def _network_resolution(value: int | None) -> int | None:
     return value
 
 
+def _colour(value: Any) -> str:
+    value = str(value).lower()
+    if value in ("white", "black") or re.fullmatch("#[0-9a-f]{6}", value):
+        return {"#ffffff": "white", "#000000": "black"}.get(value, value)
+    raise ValueError('write white, black or a colour in quotes, "#rrggbb"')
+
+
 class Data(Section):
     """Which images, and what is made of them."""
 
@@ -67,7 +85,20 @@ class Data(Section):
     encoding: Literal["auto", "raw", "webp", "png"] = Field(
         "auto", description="how shards hold an image, all lossless; auto: raw up to 128 px, then webp"
     )
-    background: Literal["white", "black"] = Field("white", description="what lies under transparent pixels")
+    background: Annotated[str, BeforeValidator(_colour)] = Field(
+        "white", description='what lies under transparent pixels: white, black or "#rrggbb"'
+    )
+    # What comes of these three counts, through the dataset's digest.
+    problems: Annotated[dict[str, Policy], BeforeValidator(complete_policies)] = Field(
+        default_factory=lambda: complete_policies({}), json_schema_extra=OPERATIONAL,
+        description="by problem: fix, quarantine, or a share of all files; above that the ingest fails",
+    )  # fmt: skip
+    min_side: Positive | None = Field(
+        None, json_schema_extra=OPERATIONAL, description="pixels; too_small below it; default a quarter of resolution"
+    )
+    max_aspect: float = Field(
+        8.0, ge=1, json_schema_extra=OPERATIONAL, description="longer by shorter side; extreme_aspect above it"
+    )
     held_out: float = Field(0.05, ge=0.0, le=0.5, description="share of images that is never trained on")
     shard_images: Positive = Field(1000, description="images a shard")
     streams: Positive = Field(8, description="spans read side by side; the most workers that can share a batch")
@@ -86,6 +117,8 @@ class Data(Section):
             values["channels"] = channels
         if values.get("encoding", "auto") == "auto" and isinstance(values["resolution"], int):
             values["encoding"] = "raw" if values["resolution"] <= 128 else "webp"
+        if values.get("min_side") is None and isinstance(values["resolution"], int):
+            values["min_side"] = max(1, values["resolution"] // 4)
         return values
 
 

@@ -2,70 +2,119 @@
 
 import re
 import zlib
+from typing import NamedTuple
 
 from pipeline.ingest.invalid import InvalidImage
 
 # A marker with a meaning of its own: not a stuffed zero, a fill byte or a restart within the pixel data.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
-_JPEG_2000 = (b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")  # boxed, bare
+_SIGNATURES = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    # Little- and big-endian; +: more than 4 GB. The last two have the bytes of * the wrong way round, as some write it.
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"MM*\0": "TIFF",
+    b"II\0*": "TIFF",
+    b"\x00\x00\x00\x0cjP  \r\n\x87\n": "JPEG2000",  # boxed
+    b"\xff\x4f\xff\x51": "JPEG2000",  # bare
+}
+
+# Pillow inflates up to 1 MB of each, and does not count them all.
+_PNG_DEFLATED = {b"zTXt", b"iTXt", b"iCCP"}
+_PNG_MOST_DEFLATED = 500
 
 
-def check_complete(data: bytes) -> None:
+class Counted(NamedTuple):
+    """What a walk through the file met; 1 where it cannot tell."""
+
+    frames: int = 1
+    scans: int = 1  # passes over the pixels
+
+
+def format_of(data: bytes) -> str | None:
+    """Pillow's name of the format, from the signature alone; None for any other."""
+    for signature, name in _SIGNATURES.items():
+        if data.startswith(signature):
+            return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis", b"mif1", b"msf1"):
+        return "AVIF"
+    return "PPM" if re.match(rb"P[0-6fy]", data) else None
+
+
+def check_complete(data: bytes) -> Counted:
     """Raises InvalidImage, `truncated` or `corrupt`. Other formats: their decoder tells."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+    kind = format_of(data)
+    if kind == "PNG":
         _check_png(data)
-    elif data.startswith(b"\xff\xd8"):
-        _check_jpeg(data)
-    elif data.startswith((b"GIF87a", b"GIF89a")):
-        _check_gif(data)
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+    elif kind == "JPEG":
+        return Counted(scans=_check_jpeg(data))
+    elif kind == "GIF":
+        return Counted(frames=_check_gif(data))
+    elif kind == "WEBP":
         if 8 + int.from_bytes(data[4:8], "little") > len(data):
             raise InvalidImage("truncated", "WebP: shorter than its header says")
-    elif data.startswith(_JPEG_2000) and b"\xff\xd9" not in data:
+    elif kind == "JPEG2000" and b"\xff\xd9" not in data:
         raise InvalidImage("truncated", "JPEG 2000: no end-of-codestream marker")
+    return Counted()
 
 
 def _check_png(data: bytes) -> None:
     # Pillow's verify() walks the chunks too, but takes IEND's checksum on trust.
     view = memoryview(data)
-    position = 8
+    position, deflated = 8, 0
     while True:
         end = position + 12 + int.from_bytes(view[position : position + 4], "big")
         if end > len(view):
             raise InvalidImage("truncated", f"PNG: it ends within the chunk at byte {position}")
         if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise InvalidImage("corrupt", f"PNG: wrong checksum in the chunk at byte {position}")
-        if view[position + 4 : position + 8] == b"IEND":
+        kind = data[position + 4 : position + 8]
+        if kind == b"IEND":
             return
+        deflated += kind in _PNG_DEFLATED
+        if deflated > _PNG_MOST_DEFLATED:
+            raise InvalidImage("corrupt", f"PNG: more than {_PNG_MOST_DEFLATED} compressed texts and profiles")
         position = end
 
 
-def _check_jpeg(data: bytes) -> None:
+def _check_jpeg(data: bytes) -> int:
     # Segments are jumped over, so a thumbnail's end marker is not taken for the image's.
-    position = 2
+    position, scans = 2, 0
     while found := _JPEG_MARKER.search(data, position):
         marker, position = data[found.start() + 1], found.end()
         if marker == 0xD9:
-            return
+            return scans
+        scans += marker == 0xDA
         if marker not in (0x01, 0xD8):  # these two have no segment
             position += int.from_bytes(data[position : position + 2], "big")
     raise InvalidImage("truncated", "JPEG: no end-of-image marker")
 
 
-def _check_gif(data: bytes) -> None:
+def _check_gif(data: bytes) -> int:
+    frames = 0
     try:
         position = 13 + _gif_colours(data[10])
         while data[position] in (0x21, 0x2C):
             if data[position] == 0x21:
                 position += 2
             else:
+                frames += 1
                 position += 11 + _gif_colours(data[position + 9])
             while data[position]:
                 position += 1 + data[position]
             position += 1
     except IndexError:
         raise InvalidImage("truncated", "GIF: no trailer") from None
+    return frames
 
 
 def _gif_colours(flags: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.config import Data
 from pipeline.errors import UserError
-from pipeline.ingest.image import ImageRules, InvalidImage
+from pipeline.ingest.image import ImageRules, InvalidImage, rules_of
 from pipeline.ingest.source import Source, absolute, open_source, read_one
 from pipeline.on_ray import cluster, run_tasks
 from pipeline.progress import Progress, report
@@ -57,9 +57,7 @@ def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
     """
     items = list(open_source(data.source).items())
     before = read_before(storage, name, data)
-    assert data.resolution is not None and data.channels is not None
-    rules = ImageRules(data.resolution, data.channels, data.background)
-    job = _Job(storage, name, absolute(data.source), _stamp(data.source), rules, data.encoding)
+    job = _Job(storage, name, absolute(data.source), _stamp(data.source), rules_of(data), data.encoding)
 
     keys = known_keys(items, before.origins)
     unread = [item.path for item in items if item.path not in keys]

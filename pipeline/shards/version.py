@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import Data
 from pipeline.ingest.image import PROCESSING
+from pipeline.ingest.problems import fixes
 from pipeline.shards.index import to_parquet
 from pipeline.shards.manifest import (
     DatasetRef,
@@ -69,8 +70,9 @@ def made_alike(manifest: Manifest, data: Data) -> bool:
 
 
 def processing(data: Data) -> dict:
-    """Whatever, beside the files, decides on a dataset's pixels and its split."""
-    return {**PROCESSING, "background": data.background, "held_out": data.held_out}
+    """Whatever, beside the files, decides on a dataset's pixels, on which files it takes, and on its split."""
+    taken = {"fixed": list(fixes(data.problems)), "min_side": data.min_side, "max_aspect": data.max_aspect}
+    return {**PROCESSING, "background": data.background, "held_out": data.held_out, **taken}
 
 
 def class_names(before: Before, origins: list[Origin]) -> list[str]:

@@ -64,7 +64,7 @@ def write_shard(
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for sample in sorted(samples, key=lambda sample: sample.key):
             try:
-                image = decode(read_one(source, sample.path), rules)
+                image = decode(read_one(source, sample.path), rules, sample.path)
             except InvalidImage as error:
                 rejected.append(Rejected(sample.key, sample.path, error.reason, error.detail))
                 continue

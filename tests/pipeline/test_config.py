@@ -257,6 +257,10 @@ KEYS: dict[str, tuple[Any, bool]] = {
     "data.channels": (3, True),
     "data.encoding": ("png", True),
     "data.background": ("black", True),
+    # Which images come of these counts, through the dataset's digest.
+    "data.problems": ({"corrupt": 0.5}, False),
+    "data.min_side": (3, False),
+    "data.max_aspect": (3.0, False),
     "data.held_out": (0.1, True),
     "data.shard_images": (500, True),
     "data.streams": (4, True),
