@@ -586,7 +586,7 @@ def test_a_file_that_vanishes_between_listing_and_reading_comes_when_it_is_back(
     image, mtime = (source / "ant/0000.png").read_bytes(), (source / "ant/0000.png").stat().st_mtime_ns
     (source / "ant/0000.png").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "open_source", lambda path, listed=True: source_as_listed)
+        patch.setattr(stage, "open_source", lambda *_: source_as_listed)
         first = shard_images(storage, "pets", data(str(source)))
     assert first.quarantined == {"unreadable": 1}
     (source / "ant/0000.png").write_bytes(image)
