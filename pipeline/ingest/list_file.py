@@ -113,7 +113,10 @@ def _read_csv(text: io.TextIOWrapper, first: str) -> Iterator[tuple[int, dict[st
 def _read_jsonl(text: io.TextIOWrapper, _: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text, 1):
         if line.strip():
-            row = json.loads(line)
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is no JSON object")
             yield number, row

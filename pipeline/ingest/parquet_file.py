@@ -90,14 +90,15 @@ class _Rows:
             group = next(group for group, end in enumerate(self.starts[1:]) if row < end)
             self._next, self._end = self.starts[group], self.starts[group + 1]
             self._values = _values(self.file, group, self.column)
+        before, self._next = self._next, row + 1
         try:
-            for _ in range(row - self._next):
+            for _ in range(row - before):
                 next(self._values)
             value = next(self._values)
-        except (*_DAMAGE, StopIteration) as error:
-            self._end = self._next  # what follows is tried anew, and found just as damaged
+        except _DAMAGE as error:
             return InvalidImage("corrupt", f"damaged in the table: {error}")
-        self._next = row + 1
+        except StopIteration:
+            return InvalidImage("corrupt", "damaged in the table: a row before it in its row group could not be read")
         return value if isinstance(value, bytes) else InvalidImage("empty", "no bytes in this row")
 
 

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import posixpath
+import stat
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -102,8 +103,9 @@ class Place:
 
     def holds(self, wanted: Callable[[str], object]) -> bool:
         """Whether the folder's files are `wanted` ones, as far as a look shows; notes and lists may lie beside them."""
-        named = [name for name in self.names if not name.lower().endswith(_NOTES) and "." in posixpath.basename(name)]
-        return bool(named) and all(wanted(name) for name in named)
+        others = [name for name in self.names if not wanted(name)]
+        notes = all(name.lower().endswith(_NOTES) or "." not in posixpath.basename(name) for name in others)
+        return notes and len(others) < len(self.names)
 
     def walk(self) -> Iterator[Item]:
         """Every regular file below the folder that is not hidden, without a label; raises UserError."""
@@ -120,7 +122,7 @@ class Place:
                 status = os.stat(path)
             except OSError:
                 return ""
-            return f"{status.st_size}-{status.st_mtime_ns}"
+            return f"{status.st_size}-{status.st_mtime_ns}" if stat.S_ISREG(status.st_mode) else ""
         info = self.filesystem.get_file_info(path)
         return f"{info.size}-{info.mtime_ns}" if info.type == fs.FileType.File else ""
 

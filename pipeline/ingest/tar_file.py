@@ -84,9 +84,7 @@ class TarSource(Located):
         return tar, name, int(offset)
 
     def _inside(self, path: str) -> str:
-        if self.place.is_folder:
-            path = path[_WITHIN.search(path).end() :]  # type: ignore[union-attr]
-        return path.rpartition("#")[0]
+        return self._split(path)[1]
 
 
 def _samples(archive: tarfile.TarFile, options: Options) -> Iterator[Item]:
