@@ -1,7 +1,6 @@
 """The members of a tar, one after the other in little memory, and what WebDataset reads into their names."""
 
 import json
-import posixpath
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,16 +27,16 @@ class Member:
     @property
     def sample(self) -> str:
         """WebDataset's key: the folders, and the name up to its first dot."""
-        folder, name = posixpath.split(self.name)
-        return posixpath.join(folder, name.partition(".")[0] or name)
+        folder, slash, name = self.name.rpartition("/")
+        return folder + slash + (name.partition(".")[0] or name)
 
     @property
     def suffix(self) -> str:
-        return posixpath.basename(self.name).partition(".")[2].lower()
+        return self.name.rpartition("/")[2].partition(".")[2].lower()
 
     @property
     def is_image(self) -> bool:
-        return self.suffix.rpartition(".")[2] in _IMAGES
+        return self.name.rpartition(".")[2].lower() in _IMAGES
 
 
 def members(archive: tarfile.TarFile) -> Iterator[Member]:

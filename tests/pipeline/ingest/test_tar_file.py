@@ -2,6 +2,7 @@ import io
 import json
 import subprocess
 import tarfile
+import tracemalloc
 
 import pytest
 import webdataset
@@ -168,6 +169,20 @@ def test_a_run_of_neighbours_is_a_few_requests(root, monkeypatch):
     ranges.clear()
     assert all(isinstance(each, bytes) for each in source.read(paths[500:1500]))
     assert len(ranges) <= size // (1 << 20) + 1 and sum(ranges) <= size * 0.75
+
+
+def test_a_long_tar_is_not_held_in_memory(root):
+    with tarfile.open(root / "a.tar", "w") as archive:
+        for number in range(5000):
+            add(archive, f"{number}.png", b"")
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in open_source(root.at("a.tar"), "none").items()) == 5000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    if not root.uri.startswith("store"):  # whose buffer is larger
+        assert peak < 1 << 20  # the members of these would take 5 MB
 
 
 def test_json_labels_name_members_without_their_offset(root):
