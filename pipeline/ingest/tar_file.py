@@ -20,10 +20,10 @@ from pipeline.ingest.located import Located
 from pipeline.ingest.options import AUTO, Options
 from pipeline.ingest.place import Place
 from pipeline.ingest.reading import Held
-from pipeline.ingest.tar_members import Member, members, sample_label
+from pipeline.ingest.tar_members import Header, Member, members, sample_label
 from pipeline.location import first_line
 
-_DAMAGE = (tarfile.TarError, *unpack.DAMAGE)
+_DAMAGE = (tarfile.TarError, RecursionError, *unpack.DAMAGE)
 _SUFFIX = re.compile(r"\.(tar|tgz|tbz2?|txz)(\.(gz|bz2|xz|zst))?$", re.IGNORECASE)
 _WITHIN = re.compile(_SUFFIX.pattern[:-1] + "/", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ class TarSource(Located):
     def _open(self, path: str) -> tarfile.TarFile:
         """Raises FileNotFoundError, UserError."""
         try:
-            return tarfile.TarFile(fileobj=unpack.seekable(self.place.open(path)))
+            return tarfile.TarFile(fileobj=unpack.seekable(self.place.open(path)), tarinfo=Header)
         except FileNotFoundError:
             raise
         except _DAMAGE as error:
@@ -107,7 +107,7 @@ def _read(archive: tarfile.TarFile, name: str, offset: int) -> bytes | InvalidIm
     file: Any = archive.fileobj
     try:
         file.seek(offset)
-        member = tarfile.TarInfo.fromtarfile(archive)
+        member = Header.fromtarfile(archive)
         if clean(member.name) != name or not member.isreg():
             return InvalidImage("unreadable", "no longer at this place in the tar")
         if member.size > MAX_BYTES:
@@ -116,7 +116,7 @@ def _read(archive: tarfile.TarFile, name: str, offset: int) -> bytes | InvalidIm
             return archive.extractfile(member).read()  # type: ignore[union-attr]
         file.seek(member.offset_data)
         data = file.read(member.size)
-    except (tarfile.TarError, ValueError) as error:
+    except (tarfile.TarError, RecursionError, ValueError) as error:
         return InvalidImage("corrupt", f"damaged in the tar: {error}")
     if len(data) != member.size:
         return InvalidImage("corrupt", "the tar ends within it")

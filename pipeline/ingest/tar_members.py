@@ -13,6 +13,8 @@ _IMAGES = (
     "avif", "bmp", "gif", "j2k", "jp2", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp",
 )  # fmt: skip
 _LABEL_BYTES = 1 << 20
+_EXTENSIONS = (b"L", b"K", b"x", b"g", b"X")  # GNU's long names, PAX records
+_EXTENSION_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,17 @@ class Member:
         return self.name.rpartition(".")[2].lower() in _IMAGES
 
 
+class Header(tarfile.TarInfo):
+    """Refuses what Python's own reader would take for gigabytes of a name, or walk backwards for."""
+
+    @classmethod
+    def frombuf(cls, buf: Any, encoding: str, errors: str) -> "Header":
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type in _EXTENSIONS and header.size > _EXTENSION_BYTES):
+            raise tarfile.ReadError(f"a header that claims {header.size} bytes")
+        return header
+
+
 def members(archive: tarfile.TarFile) -> Iterator[Member]:
     """In the order in which they lie. Raises TarError or OSError where the tar is broken, its end included."""
     file: Any = archive.fileobj
@@ -48,6 +61,8 @@ def members(archive: tarfile.TarFile) -> Iterator[Member]:
     while True:
         archive.offset = at  # others read from the same tar in between
         member = archive.next()
+        if member is not None and archive.offset <= at:
+            raise tarfile.ReadError(f"the member at byte {at} ends before it begins")
         at = archive.offset
         archive.members.clear()  # type: ignore[attr-defined]  # which would grow with the tar
         if member is None:

@@ -57,6 +57,9 @@ def test_files_that_do_not_fit_are_told(root):
     (root / "mnist/train-labels-idx1-ubyte").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 19) + LABELS[:19])
     with pytest.raises(UserError, match=r"train-labels-idx1-ubyte does not hold the labels of .*; copy both again"):
         list(open_source(root.at("mnist")).items())
+    (root / "mnist/train-labels-idx1-ubyte").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, 20) + LABELS[:19])
+    with pytest.raises(UserError, match=r"train-labels-idx1-ubyte does not hold the labels of .*; copy both again"):
+        list(open_source(root.at("mnist")).items())
     (root / name).write_bytes(whole[:-1])
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte is no whole IDX file of images; copy it again"):
         list(open_source(root.at(name)).items())

@@ -151,6 +151,37 @@ def test_a_member_that_claims_too_much_is_refused_unread(root):
         list(source.items())
 
 
+def header(name: str, size: int, kind: bytes) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    block[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    block[148:156] = b"%06o\0 " % (256 + sum(block[:148]) + sum(block[156:512]))
+    return bytes(block)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        header("1.png", -1024, tarfile.REGTYPE),
+        header("1.png", -512, tarfile.GNUTYPE_LONGNAME),
+        header("1.png", 1 << 50, tarfile.GNUTYPE_LONGNAME),
+        header("1.png", 1 << 50, tarfile.XHDTYPE),
+        header("x", 512, tarfile.XHDTYPE) + b"17 size=-1000000\n".ljust(512, b"\0") + header("1", 0, tarfile.REGTYPE),
+        (header("x", 512, tarfile.XHDTYPE) + b"12 path=abc\n".ljust(512, b"\0")) * 2000,
+    ],
+)
+def test_a_hostile_header_is_refused_at_once(root, hostile):
+    good = header("0.png", 512, tarfile.REGTYPE) + b"x" * 512
+    (root / "a.tar").write_bytes(good + hostile + b"x" * 4096 + bytes(1024))
+    source = open_source(root.at("a.tar"))
+    with pytest.raises(UserError, match=r"cannot read .*a\.tar: .*; make or copy it again") as error:
+        list(source.items())
+    assert "\n" not in str(error.value)
+    first, second = source.read(["0.png#0", "1.png#1024"])
+    assert first == b"x" * 512 and isinstance(second, InvalidImage)
+
+
 def test_a_run_of_neighbours_is_a_few_requests(root, monkeypatch):
     if not root.uri.startswith("store"):
         pytest.skip("local disk")
