@@ -21,7 +21,7 @@ from pipeline.training.plan import plan_run
 def describe_run(storage: Storage, config: Config) -> tuple[dict[str, Any], list[str]]:
     """The plan as values and as lines. Writes nothing, starts nothing; raises UserError as the run would."""
     check_source(config, for_training=True)
-    items = list(open_source(config.data.source).items())
+    items = list(open_source(config.data.source, config.data.labels, config.data.image_column).items())
     before = read_before(storage, config.name, config.data)
     unread = len(items) - len(known_keys(items, before.origins))
     unchanged = before.dataset if not unread else None

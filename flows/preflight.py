@@ -1,13 +1,12 @@
 """Checks before any long work: what can be known to fail fails now, in one line, with nothing written."""
 
 import os
-from itertools import islice
 
 from flows import services
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.ingest.image import InvalidImage, decode, rules_of
-from pipeline.ingest.source import open_source, read_one
+from pipeline.ingest.source import open_source
 from pipeline.storage import Storage
 
 _TRIED = 1000  # files, until one is an image
@@ -15,25 +14,34 @@ _TRIED = 1000  # files, until one is an image
 
 def check_source(config: Config, *, for_training: bool) -> None:
     """Raises UserError for a source that is missing, empty or without an image, or too small to train on."""
-    data, source = config.data, open_source(config.data.source)
-    items = list(source.items())
+    data = config.data
+    source = open_source(data.source, data.labels, data.image_column)
+    count, classes, first = 0, set(), []
+    for item in source.items():
+        count += 1
+        if item.label is not None:
+            classes.add(item.label)
+        if count <= _TRIED:
+            first.append(item.path)
     if for_training:
-        to_train_on = int(len(items) * (1 - data.held_out))
+        to_train_on = int(count * (1 - data.held_out))
         if to_train_on < config.training.batch:
             raise UserError(
-                f"{data.source} has {len(items)} files, {to_train_on} of them to train on, which do not fill one"
+                f"{data.source} has {count} files, {to_train_on} of them to train on, which do not fill one"
                 f" batch of {config.training.batch}; add images or lower training.batch"
             )
-        config.network_spec(data.channels or 3, len({item.label for item in items if item.label is not None}))
+        config.network_spec(data.channels or 3, len(classes))
     rules = rules_of(data)
     reasons: dict[str, None] = {}
-    for item in islice(items, _TRIED):
+    for path, found in zip(first, source.read(first), strict=True):
         try:
-            decode(read_one(source, item.path), rules, item.path)
+            if isinstance(found, InvalidImage):
+                raise found
+            decode(found, rules, path)
             return
         except InvalidImage as why:
             reasons[why.reason] = None
-    if len(items) <= _TRIED:
+    if count <= _TRIED:
         raise UserError(f"{data.source} holds no valid image ({', '.join(reasons)}); check what the files are")
 
 

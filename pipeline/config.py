@@ -76,7 +76,18 @@ class Data(Section):
 
     source: str = Field(
         "mnist5k", min_length=1, json_schema_extra=OPERATIONAL,
-        description="folder, zip, tar, or the built-in mnist5k; sub-folders are classes",
+        description="folder, zip, tar, Parquet, CSV or JSONL list, IDX, CIFAR-10 binaries, on local disk or under"
+        " s3:// or gs://; or the built-in mnist5k",
+    )  # fmt: skip
+    # What they lead to counts, through the dataset's digest.
+    labels: str = Field(
+        "auto", min_length=1, json_schema_extra=OPERATIONAL,
+        description="auto: sub-folders, the source's own labels, or the column `label`; none; column:NAME; or a JSON"
+        " file of labels by path",
+    )  # fmt: skip
+    image_column: str | None = Field(
+        None, min_length=1, json_schema_extra=OPERATIONAL,
+        description="column of the images' bytes or paths; default: the only one",
     )  # fmt: skip
     resolution: Annotated[StrictInt | None, AfterValidator(_network_resolution)] = Field(
         None, description="pixels a side: 28 or a power of two; default 28 for mnist5k, else 64"

@@ -17,6 +17,7 @@ from typing import Any
 from pyarrow import fs
 
 from pipeline.errors import UserError
+from pipeline.location import absolute, connect, first_line, shown
 
 DEFAULT_ROOT = ".ganline"
 _UNFINISHED = ".tmp"
@@ -38,7 +39,7 @@ class Storage:
     """Cheap to build and picklable: it holds only its URI and connects when it is first used."""
 
     def __init__(self, uri: str):
-        self.uri = uri if "://" in uri else str(Path(uri).expanduser().resolve())
+        self.uri = absolute(uri)
         self._connection: tuple[fs.FileSystem, str] | None = None
 
     def __reduce__(self):
@@ -71,7 +72,7 @@ class Storage:
             self.delete(probe)
         except OSError as error:
             raise UserError(
-                f"cannot write to the storage root {self.uri}: {_first_line(error)};"
+                f"cannot write to the storage root {shown(self.uri)}: {first_line(error)};"
                 " set GANLINE_STORAGE or `storage` to a place that can be written"
             ) from None
 
@@ -125,17 +126,7 @@ class Storage:
 
     def _connect(self) -> tuple[fs.FileSystem, str]:
         if self._connection is None:
-            if "://" not in self.uri:
-                self._connection = fs.LocalFileSystem(), self.uri
-            else:
-                try:
-                    filesystem, base = fs.FileSystem.from_uri(self.uri)
-                except (OSError, ValueError, ImportError) as error:
-                    raise UserError(
-                        f"cannot use {self.uri} as storage: {_first_line(error)};"
-                        " give a local path or an s3:// or gs:// URI"
-                    ) from None
-                self._connection = filesystem, base.rstrip("/")
+            self._connection = connect(self.uri, "storage")
         return self._connection
 
 
@@ -167,7 +158,3 @@ def _write_local(path: Path, data: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

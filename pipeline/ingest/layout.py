@@ -1,56 +1,150 @@
-"""From file names to items: what is skipped, and which class a file is of."""
+"""Which class an item is of. What needs the whole listing first waits in a temporary file, not in memory."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import IO
+
+import pyarrow as pa
 
 from pipeline.errors import UserError
+from pipeline.ingest.item import Item
+from pipeline.ingest.label_file import read_labels
+from pipeline.ingest.options import Options
+
+_IN_MEMORY = 32 << 20  # bytes of a listing that need no file
+_BATCH = 10_000
+_SCHEMA = pa.schema({"path": pa.string(), "label": pa.string(), "size": pa.int64(), "stamp": pa.string()})
 
 
-@dataclass(frozen=True)
-class Item:
-    path: str  # relative to the source, with forward slashes
-    label: str | None
-    size: int  # bytes
-    stamp: str = ""  # changes when the bytes do: a file with the stamp it had need not be opened again
+def arrange(
+    listed: Iterable[Item], where: str, options: Options, *, inside: Callable[[str], str] | None = None
+) -> Iterator[Item]:
+    """`listed`, in its order, with the labels that are asked for; raises UserError if there are no items.
 
-
-@dataclass(frozen=True)
-class File:
-    """What a listing tells of a file."""
-
-    size: int
-    stamp: str
-
-
-def is_hidden(path: str) -> bool:
-    """Dot files, what lies in dot folders, and macOS's resource forks; `..` counts as hidden too."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
-
-
-def arrange(files: Mapping[str, File], where: str) -> list[Item]:
-    """Items of `files` by path, sorted by path; raises UserError if there are none.
-
-    A file's class is its first folder, below folders that wrap everything else. If any file lies beside
-    the classes, or there is only one class, nothing has a label.
+    The label of a listed item is the source's own. `inside` gives the part of a path whose folders may be
+    classes; None: folders say nothing in this source.
     """
-    if not files:
+    listed = _checked(listed, where)
+    if options.labels == "none":
+        return (Item(item.path, None, item.size, item.stamp) for item in listed)
+    if options.label_file is not None:
+        return _from_file(listed, where, options.label_file, inside or str)
+    if options.label_column is not None:
+        return _from_column(listed, where, options.label_column)
+    return listed if inside is None else _from_folders(listed, where, inside)
+
+
+def _from_file(listed: Iterator[Item], where: str, uri: str, inside: Callable[[str], str]) -> Iterator[Item]:
+    labels, found, example = read_labels(uri), False, ""
+
+    def labelled() -> Iterator[Item]:
+        nonlocal found, example
+        for item in listed:
+            example = inside(item.path)
+            label = labels.get(example)
+            found = found or label is not None
+            yield Item(item.path, label, item.size, item.stamp)
+
+    with _spool(labelled(), where) as file:
+        if not found:
+            raise UserError(f"{uri} labels nothing of {where}; write paths as the source does, like {example}")
+        yield from _unspool(file)
+
+
+def _from_column(listed: Iterator[Item], where: str, column: str) -> Iterator[Item]:
+    found = False
+
+    def looked_at() -> Iterator[Item]:
+        nonlocal found
+        for item in listed:
+            found = found or item.label is not None
+            yield item
+
+    with _spool(looked_at(), where) as file:
+        if not found:
+            raise UserError(
+                f"{where} has no column {column} for data.labels;"
+                " only Parquet, CSV, JSONL and the JSON of WebDataset samples have columns"
+            )
+        yield from _unspool(file)
+
+
+def _from_folders(listed: Iterator[Item], where: str, inside: Callable[[str], str]) -> Iterator[Item]:
+    """The source's own labels if it has any. Else an item's class is its first folder, below folders that wrap
+    everything else; if any file lies beside the classes, or there is only one class, nothing has a label."""
+    own = False
+    common: list[str] | None = None  # the folders that all items share
+    shallowest = 0  # folders around the item that lies in fewest
+
+    def looked_at() -> Iterator[Item]:
+        nonlocal own, common, shallowest
+        for item in listed:
+            own = own or item.label is not None
+            folders = inside(item.path).split("/")[:-1]
+            if common is None:
+                common, shallowest = folders, len(folders)
+            else:
+                if folders[: len(common)] != common:
+                    common = common[: _shared(common, folders)]
+                shallowest = min(shallowest, len(folders))
+            yield item
+
+    with _spool(looked_at(), where) as file:
+        assert common is not None
+        depth = min(len(common), max(shallowest - 1, 0))
+        by_folder = shallowest > depth == len(common)
+        for item in _unspool(file):
+            label = item.label
+            if not own and by_folder:
+                label = inside(item.path).split("/", depth + 1)[depth]
+            yield Item(item.path, label, item.size, item.stamp)
+
+
+def _shared(one: list[str], other: list[str]) -> int:
+    """How many folders two paths share from the start."""
+    count = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def _checked(listed: Iterable[Item], where: str) -> Iterator[Item]:
+    empty = True
+    for item in listed:
+        empty = False
+        if not item.path.isascii():
+            try:
+                item.path.encode()
+            except UnicodeEncodeError:
+                raise UserError(f"file name {item.path!r} in {where} is not UTF-8; rename the file") from None
+        yield item
+    if empty:
         raise UserError(f"no files in {where}; put images in it, each class in a sub-folder")
-    for path in files:
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"file name {path!r} in {where} is not UTF-8; rename the file") from None
-    parts = {path: path.split("/") for path in sorted(files)}
-    depth = 0
-    while _all_deeper(parts, depth + 1) and len({each[depth] for each in parts.values()}) == 1:
-        depth += 1
-    labelled = _all_deeper(parts, depth) and len({each[depth] for each in parts.values()}) > 1
-    return [
-        Item(path, each[depth] if labelled else None, files[path].size, files[path].stamp)
-        for path, each in parts.items()
-    ]
 
 
-def _all_deeper(parts: Mapping[str, list[str]], depth: int) -> bool:
-    """Whether every file lies in a folder at `depth`."""
-    return all(len(each) > depth + 1 for each in parts.values())
+def _spool(items: Iterator[Item], where: str) -> IO[bytes]:
+    file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="ganline-")  # noqa: SIM115 - the caller closes it
+    try:
+        writer = pa.ipc.new_stream(file, _SCHEMA, options=pa.ipc.IpcWriteOptions(compression="lz4"))
+        while batch := list(islice(items, _BATCH)):
+            columns = [[getattr(item, name) for item in batch] for name in _SCHEMA.names]
+            try:
+                writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+                file.flush()
+            except OSError as error:
+                raise UserError(f"no room to list {where}: {error}; point TMPDIR to a folder with room") from None
+        writer.close()
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _unspool(file: IO[bytes]) -> Iterator[Item]:
+    for batch in pa.ipc.open_stream(file):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            yield Item(*row)

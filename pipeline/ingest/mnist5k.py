@@ -2,35 +2,38 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
-from pipeline.ingest.invalid import InvalidImage, read_each
-from pipeline.ingest.layout import Item
+from pipeline.ingest.invalid import InvalidImage
+from pipeline.ingest.item import Item
+from pipeline.ingest.layout import arrange
+from pipeline.ingest.netpbm import netpbm, netpbm_size
+from pipeline.ingest.options import AUTO, Options
 
-# PGM, not PNG: the bytes, and so the content hash, depend on no compressor's version.
-_HEADER = b"P5\n28 28\n255\n"
+NAME = "mnist5k"
 
 
+@dataclass(frozen=True)
 class Mnist5k:
     """Items `<label>/<index>`, `0/0000` to `9/4999`, each a 28 x 28 PGM."""
 
-    def items(self) -> list[Item]:
-        pixels, labels = _digits()
-        stamp = f"{zlib.crc32(pixels.tobytes()):08x}"
-        items = [
-            Item(f"{label}/{index:04}", str(label), len(_HEADER) + 28 * 28, stamp)
-            for index, label in enumerate(labels.tolist())
-        ]
-        return sorted(items, key=lambda item: item.path)
+    options: Options = AUTO
+
+    def items(self) -> Iterator[Item]:
+        return arrange(self._list(), NAME, self.options)
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes | InvalidImage]:
-        return read_each(self._read, paths)
-
-    def _read(self, path: str) -> bytes:
         pixels, _ = _digits()
-        return _HEADER + pixels[int(path.rpartition("/")[2])].tobytes()
+        return (netpbm(pixels[int(path.rpartition("/")[2])].reshape(28, 28)) for path in paths)
+
+    def _list(self) -> Iterator[Item]:
+        pixels, labels = _digits()
+        stamp, size = f"{zlib.crc32(pixels.tobytes()):08x}", netpbm_size(28, 28, 1)
+        for index in np.argsort(labels, kind="stable").tolist():
+            yield Item(f"{labels[index]}/{index:04}", str(labels[index]), size, stamp)
 
 
 @cache

@@ -1,48 +1,81 @@
-"""One way to list and read images, wherever they lie."""
+"""One way to list and read images, wherever they lie.
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+To add a kind of source: write one file with
+
+    class MySource(Located):  # a Source of one place; `Place` speaks local disk, S3 and GCS
+        def items(self): return arrange(..., str(self.place), self.options)
+        def read(self, paths): ...
+
+    def recognise(place: Place, options: Options) -> MySource | None:
+        return MySource(place.uri, options) if place.start.startswith(b"MY") else None
+
+and add one line, its `recognise`, to `_KINDS` below.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from pyarrow import fs
+
 from pipeline.errors import UserError
-from pipeline.ingest.archive import open_archive
-from pipeline.ingest.folder import FolderSource
+from pipeline.ingest import cifar, folder, idx, list_file, mnist5k, parquet_file, tar_file, zip_file
 from pipeline.ingest.invalid import InvalidImage
-from pipeline.ingest.layout import Item
-from pipeline.ingest.mnist5k import Mnist5k
+from pipeline.ingest.item import Item
+from pipeline.ingest.options import Options
+from pipeline.ingest.place import Place
 
 __all__ = ["Item", "Source", "open_source", "read_one"]
 
 
-_BUILT_IN = "mnist5k"
-
-
-class Source(Protocol):
-    """Picklable: a copy opens its own files when it is first used. One copy serves one thread."""
+class Source(Hashable, Protocol):
+    """Picklable and small: a copy opens its own files when it is first used, and sees when they change. Equal to its
+    copies, and hashable, so that a process can keep one. One copy serves one thread."""
 
     def items(self) -> Iterable[Item]:
-        """Each once, in the order in which they are best read; raises UserError if there are none."""
+        """Each once, in the order in which they are best read, in memory that does not grow with them (a zip's
+        directory excepted). Raises UserError if there are none or the source is broken."""
         ...
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes | InvalidImage]:
-        """The bytes of each path in turn, or why only this one cannot be had (`unreadable`, `corrupt`).
+        """The bytes of each path in turn, or why only this one cannot be had (`unreadable`, `corrupt`, ...).
 
         Quickest for a run of neighbours in the order of `items`.
         """
         ...
 
 
-def open_source(source: str, *, listed: bool = True) -> Source:
-    """`mnist5k`, a folder, a zip or a tar (gzip, bzip2 or xz too), known by content, not by name.
+# The first that recognises a place opens it. A tar that ends in a zip looks like a zip too, never the reverse;
+# a folder is the last resort.
+_KINDS: tuple[Callable[[Place, Options], Source | None], ...] = (
+    parquet_file.recognise,
+    tar_file.recognise,
+    zip_file.recognise,
+    idx.recognise,
+    cifar.recognise,
+    list_file.recognise,
+    folder.recognise,
+)
 
-    Raises UserError for what is missing or no archive and, unless `listed` is false, empty or broken.
+
+def open_source(source: str, labels: str = "auto", image_column: str | None = None) -> Source:
+    """`mnist5k`, or a path or URI: known by content, or by what lies in the folder; nothing is listed yet.
+
+    `labels` and `image_column` are the recipe's `data.labels` and `data.image_column`. Raises UserError for what
+    is missing, may not be read, or is of no known kind.
     """
-    if source == _BUILT_IN:
-        return Mnist5k()
-    opened = _open(Path(absolute(source)))
-    if listed:
-        opened.items()  # kept for who asks next
-    return opened
+    options = Options(labels, image_column)
+    if source == mnist5k.NAME:
+        return mnist5k.Mnist5k(options)
+    place = Place(source)
+    if place.info.type == fs.FileType.NotFound:
+        raise UserError(f"no source {place}; give a folder, {_FILES} or {mnist5k.NAME}")
+    for recognise in _KINDS:
+        if found := recognise(place, options):
+            return found
+    raise UserError(f"{place} is no {_FILES}, or a broken one; give one of these, whole, or a folder")
+
+
+_FILES = "zip, tar, Parquet, CSV, JSONL, IDX or CIFAR-10 file"
 
 
 def read_one(source: Source, path: str) -> bytes:
@@ -51,19 +84,3 @@ def read_one(source: Source, path: str) -> bytes:
     if isinstance(found, InvalidImage):
         raise found
     return found
-
-
-def absolute(source: str) -> str:
-    """The same source wherever it is opened."""
-    return source if source == _BUILT_IN else str(Path(source).expanduser().resolve())
-
-
-def _open(path: Path) -> Source:
-    try:
-        if path.is_dir():
-            return FolderSource(str(path))
-        if path.is_file():
-            return open_archive(str(path))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; make it readable") from None
-    raise UserError(f"no source {path}; give a folder, a zip, a tar or mnist5k")

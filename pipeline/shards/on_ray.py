@@ -7,12 +7,11 @@ did not change costs a listing, and no Ray.
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 from pipeline.config import Data
 from pipeline.errors import UserError
 from pipeline.ingest.image import ImageRules, InvalidImage, rules_of
-from pipeline.ingest.source import Source, absolute, open_source, read_one
+from pipeline.ingest.source import Source, open_source, read_one
 from pipeline.on_ray import cluster, run_tasks
 from pipeline.progress import Progress, report
 from pipeline.shards.manifest import DatasetRef, commit_version
@@ -44,8 +43,7 @@ class _Job:
 
     storage: Storage
     name: str
-    source: str
-    source_stamp: str
+    source: Source
     rules: ImageRules
     encoding: str
 
@@ -55,9 +53,10 @@ def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
 
     Raises UserError for a source that is missing, empty, or holds no valid image; nothing is committed then.
     """
-    items = list(open_source(data.source).items())
+    source = open_source(data.source, data.labels, data.image_column)
+    items = list(source.items())
     before = read_before(storage, name, data)
-    job = _Job(storage, name, absolute(data.source), _stamp(data.source), rules_of(data), data.encoding)
+    job = _Job(storage, name, source, rules_of(data), data.encoding)
 
     keys = known_keys(items, before.origins)
     unread = [item.path for item in items if item.path not in keys]
@@ -90,19 +89,10 @@ def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
     )
 
 
-def _stamp(source: str) -> str:
-    """Of an archive; files in a folder have their own."""
-    path = Path(absolute(source))
-    return f"{path.stat().st_size}-{path.stat().st_mtime_ns}" if path.is_file() else ""
-
-
 @lru_cache(maxsize=1)
-def _opened(source: str, stamp: str) -> Source:
-    """Once a process: an archive has to be listed, or unpacked, before the first image can be read.
-
-    `stamp` tells one content of the file from the next at the same place.
-    """
-    return open_source(source, listed=False)
+def _kept(source: Source) -> Source:
+    """One copy a process: an archive has to be listed, or unpacked, before the first image can be read."""
+    return source
 
 
 def _content_keys(job: _Job, paths: list[str]) -> dict[str, str]:
@@ -124,7 +114,7 @@ def _hash_files(job: _Job, paths: list[str]) -> list[str]:
 
 def _hash_file(job: _Job, path: str) -> str:
     try:
-        return content_key(read_one(_opened(job.source, job.source_stamp), path))
+        return content_key(read_one(_kept(job.source), path))
     except InvalidImage:  # writing its shard meets it again, and quarantines it with the reason
         return content_key(b"unreadable " + path.encode())
 
@@ -144,9 +134,7 @@ def _write_shards(job: _Job, plans: list[ShardPlan]) -> list[WrittenShard]:
 
 
 def _write_shard(job: _Job, plan: ShardPlan) -> WrittenShard:
-    return write_shard(
-        job.storage, job.name, _opened(job.source, job.source_stamp), plan.samples, plan.split, job.rules, job.encoding
-    )
+    return write_shard(job.storage, job.name, _kept(job.source), plan.samples, plan.split, job.rules, job.encoding)
 
 
 def _refuse_if_empty(source: str, origins: list[Origin], quarantined: Counter) -> None:

@@ -253,6 +253,8 @@ def test_conditional_training_needs_classes():
 KEYS: dict[str, tuple[Any, bool]] = {
     "name": ("other", True),
     "data.source": ("/elsewhere", False),  # what is in it counts, through the dataset's digest
+    "data.labels": ("none", False),  # the same
+    "data.image_column": ("image", False),
     "data.resolution": (32, True),
     "data.channels": (3, True),
     "data.encoding": ("png", True),

@@ -18,6 +18,7 @@ from PIL import Image
 
 import pipeline.shards.on_ray as stage
 from pipeline.errors import UserError
+from pipeline.ingest.folder import FolderSource
 from pipeline.ingest.source import Item, open_source
 from pipeline.on_ray import run_tasks
 from pipeline.shards.manifest import DatasetRef, latest_version, load_manifest
@@ -582,11 +583,11 @@ def test_what_could_not_be_read_is_tried_again():
 
 @pytest.mark.usefixtures("without_ray")
 def test_a_file_that_vanishes_between_listing_and_reading_comes_when_it_is_back(storage, data, source, monkeypatch):
-    source_as_listed = open_source(str(source))
+    listed = list(open_source(str(source)).items())
     image, mtime = (source / "ant/0000.png").read_bytes(), (source / "ant/0000.png").stat().st_mtime_ns
     (source / "ant/0000.png").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "open_source", lambda path, listed=True: source_as_listed)
+        patch.setattr(FolderSource, "items", lambda _: listed)
         first = shard_images(storage, "pets", data(str(source)))
     assert first.quarantined == {"unreadable": 1}
     (source / "ant/0000.png").write_bytes(image)
