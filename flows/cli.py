@@ -124,6 +124,7 @@ def train(
         with working(console, place, "train"), console.progress():
             from flows import stages
 
+            stages.admit(place, config, dataset)
             training = stages.train(place, config, dataset, restart)
         console.result(summary.training_values(training), summary.training_lines(training, place))
 

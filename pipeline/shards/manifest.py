@@ -84,6 +84,11 @@ def shard_path(name: str, sha256: str, suffix: Literal["tar", "parquet"]) -> str
     return f"{dataset_folder(name)}/shards/{sha256}.{suffix}"
 
 
+def accepted_path(name: str) -> str:
+    """Of the word which version was last let through to be trained on."""
+    return f"{dataset_folder(name)}/accepted.json"
+
+
 def load_manifest(storage: Storage, dataset: DatasetRef) -> Manifest:
     """Raises ValueError if what is stored is not what the digest names."""
     what = f"the manifest of {dataset.name} version {dataset.digest[:12]}"
