@@ -1,11 +1,13 @@
 """A command's result, for scripts and for people."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.console import shown_path
 from pipeline.storage import Storage, default_uri
 
 if TYPE_CHECKING:  # so that a command imports only what it runs
+    from flows.forgetting import Outcome as Forgetting
     from flows.release import Outcome
     from flows.stages import Evaluation, Released, Training
     from pipeline.registry.lookup import Found
@@ -147,3 +149,21 @@ def verification_lines(checked: "Verification") -> list[str]:
     total = f"{checked.shards} shards, {checked.samples:,} images, {checked.bytes:,} bytes checked"
     found = f"{len(lines)} problems" if lines else "no problem"
     return [*lines, f"{checked.dataset.name} {checked.dataset.digest[:12]}: {total}; {found}"]
+
+
+def forgetting_values(outcome: "Forgetting") -> dict[str, Any]:
+    names = ("done", "name", "keys", "stored", "shards", "versions")
+    return {name: getattr(outcome, name) for name in names} | {"releases": [asdict(one) for one in outcome.releases]}
+
+
+def forgetting_lines(outcome: "Forgetting") -> list[str]:
+    lines = [
+        f"release {one.model} version {one.version}{''.join(f', {alias}' for alias in one.aliases)}:"
+        f" trained on {outcome.name} {one.dataset[:12]}, which had them"
+        for one in outcome.releases
+    ]
+    if outcome.done:
+        lines += [f"version {old[:12]} is now {new[:12]}" for old, new in outcome.versions.items()]
+    total = f"{outcome.stored} of {outcome.keys} images in {outcome.shards} shards and {len(outcome.versions)} versions"
+    said = f"{outcome.name}: removed {total}" if outcome.done else f"{outcome.name}: would remove {total}; do it: --yes"
+    return [*lines, said]
