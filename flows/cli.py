@@ -95,7 +95,7 @@ def shard(
             from flows import stages
 
             ingest = stages.shard(place, config)
-        console.result(summary.ingest_values(ingest), [summary.ingest_line(ingest)])
+        console.result(summary.ingest_values(ingest), summary.ingest_lines(ingest, place))
 
     run_command(act, as_json, resumable=True)
 

@@ -33,6 +33,7 @@ from pipeline.training.run import begin_anew, describe, only_writer
 from pipeline.training.sink import Sink
 from pipeline.training.telemetry import read_points
 from pipeline.trust import gate
+from pipeline.trust.report import report_once
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ class Released:
 
 
 def shard(storage: Storage, config: Config) -> Ingest:
-    return shard_images(storage, config.name, config.data)
+    ingest = shard_images(storage, config.name, config.data)
+    report_once(storage, ingest.dataset)
+    return ingest
 
 
 def admit(storage: Storage, config: Config, dataset: DatasetRef) -> None:

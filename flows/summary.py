@@ -37,7 +37,7 @@ def outcome_lines(outcome: "Outcome", place: Storage) -> list[str]:
     released = outcome.released.release
     reference = f"{released.model}@{released.alias or released.version}"
     return [
-        ingest_line(outcome.ingest),
+        *ingest_lines(outcome.ingest, place),
         *training_lines(outcome.training, place),
         measured_line(outcome.evaluation),
         release_line(outcome.released),
@@ -77,6 +77,10 @@ def _storage_flag(place: Storage) -> str:
     return "" if place.uri == Storage(default_uri()).uri else f" --storage {place.uri}"
 
 
+def _shown(place: Storage, path: str) -> str:
+    return shown_path(place.local_path(path)) if place.is_local else place.child_uri(path)
+
+
 def ingest_values(ingest: "Ingest") -> dict[str, Any]:
     return {
         "name": ingest.dataset.name,
@@ -103,6 +107,12 @@ def ingest_line(ingest: "Ingest") -> str:
     )
 
 
+def ingest_lines(ingest: "Ingest", place: Storage) -> list[str]:
+    """With where the version's report lies, if it has one."""
+    page = f"{ingest.dataset.folder}/report/index.html"
+    return [ingest_line(ingest), *([f"report  {_shown(place, page)}"] if place.exists(page) else [])]
+
+
 def training_values(training: "Training") -> dict[str, Any]:
     return {
         "run": {
@@ -124,8 +134,7 @@ def training_lines(training: "Training", place: Storage) -> list[str]:
     lines = [f"run     {training.run}: {training.checkpoint.images:,} images{resumed}"]
     grids = [entry.path for entry in place.list(f"runs/{training.run}/grids")]
     if grids:
-        last = shown_path(place.local_path(grids[-1])) if place.is_local else place.child_uri(grids[-1])
-        lines.append(f"grid    {last}")
+        lines.append(f"grid    {_shown(place, grids[-1])}")
     return lines
 
 

@@ -10,7 +10,7 @@ import pyarrow.dataset as arrow
 from pipeline.shards.manifest import DatasetRef
 from pipeline.storage import Storage
 
-_MEMORY = "512MB"
+_MEMORY = "256MB"
 
 # Versions of before these were recorded have no such columns.
 _OPTIONAL = {"bytes": "0::BIGINT", "width": "0", "height": "0", "mode": "''"}
