@@ -170,6 +170,11 @@ def test_the_gate_goes_on_from_the_version_in_its_place(storage, source, ingest)
     do(storage, *(key(source, f"ant/{number:04}.png") for number in range(8)))  # more than data.gate.drop
     admit(storage, ingest(), DataGate())
     assert len(images(storage, ingest())) == 22
+    do(storage, key(source, "bee/0020.png"))
+    for number in range(23, 26):
+        (source / f"bee/{number:04}.png").unlink()
+    with pytest.raises(UserError, match="18 images are left of 21"):
+        admit(storage, ingest(), DataGate())
 
 
 def test_a_class_and_a_shard_may_lose_every_image(storage, source, ingest):

@@ -129,7 +129,9 @@ def test_the_largest_groups_of_copies_come_first(storage, source, ingest):
 
 
 def test_what_came_and_went_since_the_parent(storage, source, ingest, make_tree):
+    shutil.copy(source / "ant/0005.png", source / "bee/copy.png")
     first = ingest()
+    (source / "ant/0005.png").unlink()  # its copy takes its place
     make_tree(source, {"ant": range(200, 203)})
     for number in (40, 41):
         (source / f"bee/{number:04}.png").unlink()
@@ -138,9 +140,9 @@ def test_what_came_and_went_since_the_parent(storage, source, ingest, make_tree)
     second = ingest()
     change = find_facts(storage, second).change
     assert change and change.parent == first.digest
-    assert (change.came, change.went) == ({"ant": 4}, {"bee": 3})
+    assert (change.came, change.went) == ({"ant": 4, "bee": 1}, {"bee": 3, "ant": 1})
     assert (change.samples, change.quarantined) == ((100, 101), (0, 1))
-    assert "4 images came, 3 went" in " ".join(read(storage, second).text.split())
+    assert "5 images came, 4 went" in " ".join(read(storage, second).text.split())
     storage.delete_folder(first.folder)
     assert find_facts(storage, second).change is None
 
