@@ -25,9 +25,9 @@ def report_path(dataset: DatasetRef) -> str:
 
 
 def report_once(storage: Storage, dataset: DatasetRef) -> str | None:
-    """Makes the report unless it is there and newer than the tables, and gives its path; None, and a note, where it can not be made.
+    """Makes the report unless it is there and newer than the tables, and gives its path.
 
-    Whatever goes wrong with it never stops what it reports on.
+    None, and a note, where it can not be made. Whatever goes wrong with it never stops what it reports on.
     """
     try:
         if not _is_current(storage, dataset):
