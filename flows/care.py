@@ -1,17 +1,18 @@
 """Commands that look after data and the machine."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flows import summary
-from flows.command import EXIT_FAILED, run_command
+from flows.command import EXIT_FAILED, run_command, working
 from flows.console import Console
 from flows.options import Json, StorageOption, existing
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (verify, doctor):
+    for command in (verify, forget, doctor):
         app.command()(command)
 
 
@@ -42,6 +43,33 @@ def verify(
     run_command(act, as_json)
     if not sound:
         raise typer.Exit(EXIT_FAILED)
+
+
+def forget(
+    name: Annotated[str, typer.Argument(help="the dataset")],
+    keys: Annotated[list[str] | None, typer.Argument(help="images, by the key that sources.parquet has")] = None,
+    file: Annotated[Path | None, typer.Option("--from", help="a text file with more keys, one a line")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do it; without this it says what it would do")] = False,
+    storage: StorageOption = None,
+    as_json: Json = False,
+) -> None:
+    """Removes images for good, from every version of a dataset, and lists the releases trained on them.
+
+    Their shards and versions are written again without them, under new digests, and the old deleted; later ingests
+    leave them out. Start the same command again after any stop: it finishes. No ingest may run meanwhile.
+
+    Example: ganline forget faces 0f3a...c2 --yes
+    """
+
+    def act(console: Console) -> None:
+        place = existing(storage)
+        with working(console, place if yes else None, "forget"), console.progress():
+            from flows.forgetting import forget_images, read_keys
+
+            outcome = forget_images(place, name, read_keys(keys or [], file), really=yes)
+        console.result(summary.forgetting_values(outcome), summary.forgetting_lines(outcome))
+
+    run_command(act, as_json, resumable=yes)
 
 
 def doctor(storage: StorageOption = None, as_json: Json = False) -> None:

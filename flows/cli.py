@@ -95,7 +95,7 @@ def shard(
             from flows import stages
 
             ingest = stages.shard(place, config)
-        console.result(summary.ingest_values(ingest), [summary.ingest_line(ingest)])
+        console.result(summary.ingest_values(ingest), summary.ingest_lines(ingest, place))
 
     run_command(act, as_json, resumable=True)
 
@@ -124,6 +124,7 @@ def train(
         with working(console, place, "train"), console.progress():
             from flows import stages
 
+            stages.admit(place, config, dataset)
             training = stages.train(place, config, dataset, restart)
         console.result(summary.training_values(training), summary.training_lines(training, place))
 

@@ -25,9 +25,11 @@ class Outcome:
 
 @flow(name="release", validate_parameters=False)
 def release_generator(recipe: dict, storage_uri: str, restart: bool = False) -> Outcome:
-    """Shards the images, trains on them, measures the generator, releases it if it is the best so far."""
+    """Shards the images, trains on them unless something is wrong with them, measures the generator, releases it if it
+    is the best so far."""
     config, storage = Config.model_validate(recipe), Storage(storage_uri)
     ingest = shard(config, storage)
+    admit(config, storage, ingest.dataset)
     # Called, not submitted: training wants the main thread, where signals arrive.
     training = train(config, storage, ingest.dataset, restart)
     evaluation = evaluate(config, storage, ingest.dataset, training)
@@ -54,6 +56,11 @@ _stage = task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], ret
 @_stage
 def shard(config: Config, storage: Storage) -> Ingest:
     return stages.shard(storage, config)
+
+
+@_stage
+def admit(config: Config, storage: Storage, dataset: DatasetRef) -> None:
+    stages.admit(storage, config, dataset)
 
 
 @_stage

@@ -32,6 +32,8 @@ from pipeline.training.plan import RunPlan, plan_run
 from pipeline.training.run import begin_anew, describe, only_writer
 from pipeline.training.sink import Sink
 from pipeline.training.telemetry import read_points
+from pipeline.trust import gate
+from pipeline.trust.report import report_once
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,14 @@ class Released:
 
 
 def shard(storage: Storage, config: Config) -> Ingest:
-    return shard_images(storage, config.name, config.data)
+    ingest = shard_images(storage, config.name, config.data)
+    report_once(storage, ingest.dataset)
+    return ingest
+
+
+def admit(storage: Storage, config: Config, dataset: DatasetRef) -> None:
+    """Raises UserError for a dataset version too unlike the last that was trained on; see `data.gate`."""
+    gate.admit(storage, dataset, config.data.gate)
 
 
 def plan(storage: Storage, config: Config, dataset: DatasetRef, anew: bool = False) -> RunPlan:

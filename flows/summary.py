@@ -1,11 +1,13 @@
 """A command's result, for scripts and for people."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.console import shown_path
 from pipeline.storage import Storage, default_uri
 
 if TYPE_CHECKING:  # so that a command imports only what it runs
+    from flows.forgetting import Outcome as Forgetting
     from flows.release import Outcome
     from flows.stages import Evaluation, Released, Training
     from pipeline.registry.lookup import Found
@@ -35,7 +37,7 @@ def outcome_lines(outcome: "Outcome", place: Storage) -> list[str]:
     released = outcome.released.release
     reference = f"{released.model}@{released.alias or released.version}"
     return [
-        ingest_line(outcome.ingest),
+        *ingest_lines(outcome.ingest, place),
         *training_lines(outcome.training, place),
         measured_line(outcome.evaluation),
         release_line(outcome.released),
@@ -75,6 +77,10 @@ def _storage_flag(place: Storage) -> str:
     return "" if place.uri == Storage(default_uri()).uri else f" --storage {place.uri}"
 
 
+def _shown(place: Storage, path: str) -> str:
+    return shown_path(place.local_path(path)) if place.is_local else place.child_uri(path)
+
+
 def ingest_values(ingest: "Ingest") -> dict[str, Any]:
     return {
         "name": ingest.dataset.name,
@@ -101,6 +107,12 @@ def ingest_line(ingest: "Ingest") -> str:
     )
 
 
+def ingest_lines(ingest: "Ingest", place: Storage) -> list[str]:
+    """With where the version's report lies, if it has one."""
+    page = f"{ingest.dataset.folder}/report/index.html"
+    return [ingest_line(ingest), *([f"report  {_shown(place, page)}"] if place.exists(page) else [])]
+
+
 def training_values(training: "Training") -> dict[str, Any]:
     return {
         "run": {
@@ -122,8 +134,7 @@ def training_lines(training: "Training", place: Storage) -> list[str]:
     lines = [f"run     {training.run}: {training.checkpoint.images:,} images{resumed}"]
     grids = [entry.path for entry in place.list(f"runs/{training.run}/grids")]
     if grids:
-        last = shown_path(place.local_path(grids[-1])) if place.is_local else place.child_uri(grids[-1])
-        lines.append(f"grid    {last}")
+        lines.append(f"grid    {_shown(place, grids[-1])}")
     return lines
 
 
@@ -147,3 +158,21 @@ def verification_lines(checked: "Verification") -> list[str]:
     total = f"{checked.shards} shards, {checked.samples:,} images, {checked.bytes:,} bytes checked"
     found = f"{len(lines)} problems" if lines else "no problem"
     return [*lines, f"{checked.dataset.name} {checked.dataset.digest[:12]}: {total}; {found}"]
+
+
+def forgetting_values(outcome: "Forgetting") -> dict[str, Any]:
+    names = ("done", "name", "keys", "stored", "shards", "versions")
+    return {name: getattr(outcome, name) for name in names} | {"releases": [asdict(one) for one in outcome.releases]}
+
+
+def forgetting_lines(outcome: "Forgetting") -> list[str]:
+    lines = [
+        f"release {one.model} version {one.version}{''.join(f', {alias}' for alias in one.aliases)}:"
+        f" trained on {outcome.name} {one.dataset[:12]}, which had them"
+        for one in outcome.releases
+    ]
+    if outcome.done:
+        lines += [f"version {old[:12]} is now {new[:12]}" for old, new in outcome.versions.items()]
+    total = f"{outcome.stored} of {outcome.keys} images in {outcome.shards} shards and {len(outcome.versions)} versions"
+    said = f"{outcome.name}: removed {total}" if outcome.done else f"{outcome.name}: would remove {total}; do it: --yes"
+    return [*lines, said]

@@ -44,6 +44,7 @@ def _not_taken(name: str) -> str:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"), AfterValidator(_not_taken)]
 Positive = Annotated[int, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
@@ -69,6 +70,17 @@ def _colour(value: Any) -> str:
     if value in ("white", "black") or re.fullmatch("#[0-9a-f]{6}", value):
         return {"#ffffff": "white", "#000000": "black"}.get(value, value)
     raise ValueError('write white, black or a colour in quotes, "#rrggbb"')
+
+
+class DataGate(Section):
+    """How far a dataset version may be from the last one that was trained on."""
+
+    lost_classes: int = Field(0, ge=0, description="classes that may have no image any more")
+    drop: Share = Field(0.1, description="share by which the number of images may fall")
+    quarantined: Share = Field(0.1, description="share of the files that may be quarantined")
+    size_shift: Share = Field(
+        0.2, description="Kolmogorov-Smirnov distance by which the source widths, or the heights, may shift"
+    )
 
 
 class Data(Section):
@@ -114,6 +126,7 @@ class Data(Section):
     shard_images: Positive = Field(1000, description="images a shard")
     streams: Positive = Field(8, description="spans read side by side; the most workers that can share a batch")
     window: Positive = Field(2, description="shards among which a stream shuffles at a time")
+    gate: DataGate = Field(DataGate(), json_schema_extra=OPERATIONAL, description="what stops a run before it trains")
 
     @model_validator(mode="before")
     @classmethod

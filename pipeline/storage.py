@@ -82,6 +82,11 @@ class Storage:
         with filesystem.open_input_stream(f"{base}/{path}") as stream:
             return stream.read()
 
+    def locate(self, path: str) -> tuple[fs.FileSystem, str]:
+        """Where pyarrow finds a file, for readers that do not want all of it at once."""
+        filesystem, base = self._connect()
+        return filesystem, f"{base}/{path}"
+
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))
 

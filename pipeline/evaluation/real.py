@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -59,9 +60,9 @@ def real_side(
 
     What is stored there is checked by its sha256, and computed again where it is damaged.
     """
-    key = digest({"dataset": dataset.digest, "split": split, "count": count, "features": extractor.name})
-    path = f"evaluations/real/{key}"
-    known = _read(storage, path)
+    told = {"dataset": dataset.digest, "split": split, "count": count, "features": extractor.name}
+    path = f"evaluations/real/{digest(told)}"
+    known = _read(storage, path, told)
     if known is not None:
         on_batch(count)
         return known
@@ -69,13 +70,14 @@ def real_side(
     data = save({"features": side.features, "labels": side.labels})
     storage.write(f"{path}.safetensors", data)
     # Written last: without it there is nothing.
-    storage.write_json(f"{path}.json", {"sha256": sha256(data), "features": extractor.name, "split": split})
+    storage.write_json(f"{path}.json", {**told, "sha256": sha256(data)})
     return side
 
 
-def _read(storage: Storage, path: str) -> RealSide | None:
+def _read(storage: Storage, path: str, told: dict[str, Any]) -> RealSide | None:
     try:
-        expected = storage.read_json(f"{path}.json")["sha256"]
+        kept = storage.read_json(f"{path}.json")
+        expected = kept["sha256"] if kept == {**told, "sha256": kept["sha256"]} else ""
         data = storage.read(f"{path}.safetensors")
     except FileNotFoundError:
         return None

@@ -19,10 +19,14 @@ _SQLITE = "sqlite:///"
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
+class NoRegistry(UserError):
+    """Nothing was ever registered here."""
+
+
 def client(storage: Storage, *, create: bool = True) -> "MlflowClient":
     """A client of the tracking store and the registry, known to answer.
 
-    Without `create`, an embedded store that is not there yet is a UserError and stays absent, so that a
+    Without `create`, an embedded store that is not there yet is a NoRegistry and stays absent, so that a
     look-up leaves no trace. Raises UserError within ten seconds for a server that does not answer.
     """
     uri = tracking_uri(storage)
@@ -102,7 +106,7 @@ def _probe_database(uri: str, create: bool) -> None:
     try:
         if uri.startswith(_SQLITE) and (path := _sqlite_path(uri)).name != ":memory:":
             if not create and not path.exists():
-                raise UserError(
+                raise NoRegistry(
                     f"there is no model registry at {path} yet; `ganline run mnist` makes one,"
                     " or set MLFLOW_TRACKING_URI or GANLINE_STORAGE to where it is"
                 )

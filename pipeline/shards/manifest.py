@@ -84,6 +84,16 @@ def shard_path(name: str, sha256: str, suffix: Literal["tar", "parquet"]) -> str
     return f"{dataset_folder(name)}/shards/{sha256}.{suffix}"
 
 
+def latest_path(name: str) -> str:
+    """Of the word which version the last ingest made."""
+    return f"{dataset_folder(name)}/latest.json"
+
+
+def accepted_path(name: str) -> str:
+    """Of the word which version was last let through to be trained on."""
+    return f"{dataset_folder(name)}/accepted.json"
+
+
 def load_manifest(storage: Storage, dataset: DatasetRef) -> Manifest:
     """Raises ValueError if what is stored is not what the digest names."""
     what = f"the manifest of {dataset.name} version {dataset.digest[:12]}"
@@ -100,9 +110,15 @@ def load_manifest(storage: Storage, dataset: DatasetRef) -> Manifest:
 def latest_version(storage: Storage, name: str) -> DatasetRef | None:
     """The version that the last ingest of this name made."""
     try:
-        return DatasetRef(name, storage.read_json(f"{dataset_folder(name)}/latest.json")["digest"])
+        return DatasetRef(name, storage.read_json(latest_path(name))["digest"])
     except FileNotFoundError:
         return None
+
+
+def all_versions(storage: Storage, name: str) -> list[DatasetRef]:
+    """Every committed version, by digest."""
+    folders = [entry.path for entry in storage.list(f"{dataset_folder(name)}/versions") if entry.is_folder]
+    return [DatasetRef(name, path.rpartition("/")[2]) for path in folders if storage.exists(f"{path}/manifest.json")]
 
 
 def commit_version(storage: Storage, name: str, manifest: Manifest, tables: dict[str, bytes]) -> DatasetRef:
@@ -113,5 +129,5 @@ def commit_version(storage: Storage, name: str, manifest: Manifest, tables: dict
     # A version that is there already keeps its manifest: only the parent's name could differ.
     if not storage.exists(f"{dataset.folder}/manifest.json"):
         storage.write_json(f"{dataset.folder}/manifest.json", manifest.to_dict())
-    storage.write_json(f"{dataset_folder(name)}/latest.json", {"digest": dataset.digest})
+    storage.write_json(latest_path(name), {"digest": dataset.digest})
     return dataset

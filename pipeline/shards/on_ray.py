@@ -14,8 +14,9 @@ from pipeline.ingest.image import ImageRules, InvalidImage, rules_of
 from pipeline.ingest.source import Source, open_source, read_one
 from pipeline.on_ray import cluster, run_tasks
 from pipeline.progress import Progress, report
+from pipeline.shards.forgotten import forgotten_keys
 from pipeline.shards.manifest import DatasetRef, commit_version
-from pipeline.shards.plan import Origin, ShardPlan, known_keys, plan_shards, resolve, write_origins
+from pipeline.shards.plan import Origin, ShardPlan, known_keys, leave_out, plan_shards, resolve, write_origins
 from pipeline.shards.version import Before, assemble, class_names, has_lost_a_class, read_before, settle
 from pipeline.shards.write import WrittenShard, content_key, write_shard
 from pipeline.storage import Storage
@@ -61,9 +62,10 @@ def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
     keys = known_keys(items, before.origins)
     unread = [item.path for item in items if item.path not in keys]
     keys |= _content_keys(job, unread)
-    origins = resolve(items, keys, before.origins)
+    forgotten = forgotten_keys(storage, name)
+    origins = leave_out(resolve(items, keys, before.origins), forgotten)
     if has_lost_a_class(before, origins):
-        before, origins = Before(), resolve(items, keys, [])
+        before, origins = Before(), leave_out(resolve(items, keys, []), forgotten)
     classes = class_names(before, origins)
     written = _write_shards(job, plan_shards(origins, classes, data.held_out, data.shard_images))
     origins = settle(origins, written)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.ingest.source import Item
+from pipeline.shards.forgotten import REASON as FORGOTTEN
 from pipeline.shards.index import to_parquet
 from pipeline.shards.manifest import DatasetRef, Split
 from pipeline.shards.write import Sample, is_held_out
@@ -82,6 +83,12 @@ def resolve(items: list[Item], keys: dict[str, str], before: list[Origin]) -> li
                 origin = replace(origin, status="kept", shard=old.shard)
             origins.append(origin)
     return origins
+
+
+def leave_out(origins: list[Origin], forgotten: set[str]) -> list[Origin]:
+    """Quarantines the images that were removed for good."""
+    why = {"status": "quarantined", "reason": FORGOTTEN, "detail": "it was removed with `ganline forget`", "shard": ""}
+    return [replace(origin, **why) if origin.key in forgotten else origin for origin in origins]
 
 
 def plan_shards(origins: list[Origin], classes: list[str], held_out: float, shard_images: int) -> list[ShardPlan]:

@@ -26,6 +26,7 @@ from pipeline.shards.manifest import (
     DatasetRef,
     Manifest,
     Shard,
+    all_versions,
     dataset_folder,
     latest_version,
     shard_path,
@@ -72,8 +73,7 @@ def resolve_dataset(storage: Storage, text: str) -> DatasetRef:
     if name not in names:
         there = f"there are: {_some(names)}" if names else "make one: ganline shard SOURCE --name NAME"
         raise UserError(f"there is no dataset {name or repr(text)} in {storage.uri}; {there}")
-    folders = [entry.path for entry in storage.list(f"{dataset_folder(name)}/versions") if entry.is_folder]
-    versions = [path.rpartition("/")[2] for path in folders if storage.exists(f"{path}/manifest.json")]
+    versions = [version.digest for version in all_versions(storage, name)]
     if not at:
         return _latest(storage, name, versions)
     found = [version for version in versions if prefix and version.startswith(prefix)]

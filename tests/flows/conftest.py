@@ -123,6 +123,11 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield api.url
 
 
+@pytest.fixture(scope="session")
+def make_ganline() -> type[Ganline]:
+    return Ganline
+
+
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[Ganline]:
     """With no service at all: everything runs in the command and ends with it."""

@@ -267,6 +267,10 @@ KEYS: dict[str, tuple[Any, bool]] = {
     "data.shard_images": (500, True),
     "data.streams": (4, True),
     "data.window": (3, True),
+    "data.gate.lost_classes": (1, False),  # it decides whether to train, not on what
+    "data.gate.drop": (0.5, False),
+    "data.gate.quarantined": (0.5, False),
+    "data.gate.size_shift": (0.5, False),
     "model.family": ("resnet", True),
     "model.z_dim": (32, True),
     "model.width": (16, True),

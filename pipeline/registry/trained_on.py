@@ -1,0 +1,50 @@
+"""Which releases were trained on a dataset version."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.tracking import MlflowClient
+
+_PAGE = 200
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """A model version, the aliases that it has now, its run, and the digest of the dataset version."""
+
+    model: str
+    version: int
+    aliases: tuple[str, ...]
+    run_id: str
+    dataset: str
+
+
+def releases_trained_on(client: MlflowClient, digests: Iterable[str]) -> list[TrainedOn]:
+    """Every model version that names one of these dataset versions, by name and number."""
+    found = [version for digest in digests for version in _naming(client, digest)]
+    aliases: dict[tuple[str, int], list[str]] = {}
+    for model in {version.name for version in found}:
+        for alias, number in client.get_registered_model(model).aliases.items():
+            aliases.setdefault((model, int(number)), []).append(alias)
+    releases = [
+        TrainedOn(
+            model=version.name,
+            version=int(version.version),
+            aliases=tuple(sorted(aliases.get((version.name, int(version.version)), []))),
+            run_id=version.run_id or "",
+            dataset=version.tags["ganline.dataset"],
+        )
+        for version in found
+    ]
+    return sorted(releases, key=lambda release: (release.model, release.version))
+
+
+def _naming(client: MlflowClient, digest: str) -> Iterator[ModelVersion]:
+    token = None
+    while True:
+        page = client.search_model_versions(f"tags.`ganline.dataset` = '{digest}'", _PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -1,0 +1,23 @@
+"""Dropping what is kept of a dataset's images: theirs and nobody else's."""
+
+from pipeline.evaluation.drop import drop_evaluations
+from pipeline.storage import Storage
+
+
+def test_features_of_these_datasets_go_and_those_that_do_not_say_whose_they_are(tmp_path):
+    storage = Storage(str(tmp_path))
+    kept = {
+        "real/mine": {"dataset": "1" * 64},
+        "real/another": {"dataset": "2" * 64},
+        "real/older": {"sha256": "x"},
+        "generated/mine": {"report": {"dataset": {"name": "a", "digest": "1" * 64}}},
+        "generated/another": {"report": {"dataset": {"name": "a", "digest": "2" * 64}}},
+        "generated/odd": [],
+    }
+    for path, told in kept.items():
+        storage.write_json(f"evaluations/{path}.json", told)
+        storage.write(f"evaluations/{path}.safetensors", b"features")
+    drop_evaluations(storage, {"1" * 64})
+    left = {path.stem + path.suffix for path in tmp_path.rglob("*.*")}
+    assert left == {"another.json", "another.safetensors"}
+    assert len(list(tmp_path.rglob("another.*"))) == 4
