@@ -48,6 +48,7 @@ class _Job:
     source_stamp: str
     rules: ImageRules
     encoding: str
+    quality: int
 
 
 def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
@@ -59,7 +60,7 @@ def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
     before = read_before(storage, name, data)
     assert data.resolution is not None and data.channels is not None
     rules = ImageRules(data.resolution, data.channels, data.background)
-    job = _Job(storage, name, absolute(data.source), _stamp(data.source), rules, data.encoding)
+    job = _Job(storage, name, absolute(data.source), _stamp(data.source), rules, data.encoding, data.quality)
 
     keys = known_keys(items, before.origins)
     unread = [item.path for item in items if item.path not in keys]
@@ -146,9 +147,8 @@ def _write_shards(job: _Job, plans: list[ShardPlan]) -> list[WrittenShard]:
 
 
 def _write_shard(job: _Job, plan: ShardPlan) -> WrittenShard:
-    return write_shard(
-        job.storage, job.name, _opened(job.source, job.source_stamp), plan.samples, plan.split, job.rules, job.encoding
-    )
+    source = _opened(job.source, job.source_stamp)
+    return write_shard(job.storage, job.name, source, plan.samples, plan.split, job.rules, job.encoding, job.quality)
 
 
 def _refuse_if_empty(source: str, origins: list[Origin], quarantined: Counter) -> None:

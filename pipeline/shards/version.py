@@ -70,7 +70,8 @@ def made_alike(manifest: Manifest, data: Data) -> bool:
 
 def processing(data: Data) -> dict:
     """Whatever, beside the files, decides on a dataset's pixels and its split."""
-    return {**PROCESSING, "background": data.background, "held_out": data.held_out}
+    quality = {"quality": data.quality} if data.encoding == "jpeg" else {}
+    return {**PROCESSING, **quality, "background": data.background, "held_out": data.held_out}
 
 
 def class_names(before: Before, origins: list[Origin]) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pipeline.ingest.image import ImageRules, InvalidImage, decode
 from pipeline.ingest.source import Source, read_one
-from pipeline.shards.encoding import encode, suffix
+from pipeline.shards.encoding import JPEG_QUALITY, encode, suffix
 from pipeline.shards.index import same_rows, write_index
 from pipeline.shards.manifest import Shard, Split, shard_path
 from pipeline.storage import Storage, sha256
@@ -55,7 +55,14 @@ def is_held_out(key: str, share: float) -> bool:
 
 
 def write_shard(
-    storage: Storage, name: str, source: Source, samples: list[Sample], split: Split, rules: ImageRules, encoding: str
+    storage: Storage,
+    name: str,
+    source: Source,
+    samples: list[Sample],
+    split: Split,
+    rules: ImageRules,
+    encoding: str,
+    quality: int = JPEG_QUALITY,
 ) -> WrittenShard:
     """Writes the valid images of `samples`, in key order, unless the same shard is there already."""
     buffer = io.BytesIO()
@@ -68,7 +75,7 @@ def write_shard(
             except InvalidImage as error:
                 rejected.append(Rejected(sample.key, sample.path, error.reason, error.detail))
                 continue
-            data = encode(image.pixels, encoding)
+            data = encode(image.pixels, encoding, quality)
             if sample.label >= 0:
                 _add(tar, f"{sample.key}.cls", str(sample.label).encode())
             offset = _add(tar, f"{sample.key}.{suffix(encoding)}", data)
