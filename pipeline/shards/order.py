@@ -14,7 +14,7 @@ import numpy as np
 from ganmodels.randomness import keyed_seed
 from pipeline.shards.shuffle import mixed, permutation, permuted
 
-_EPOCHS_KEPT = 2
+_EPOCHS_KEPT = 8
 BLOCK = 1024  # rows of a stream that are worked out at a time
 
 Places = tuple[np.ndarray, np.ndarray]  # shard numbers and rows within them, int64
@@ -85,13 +85,13 @@ class Order:
 
     def sequence(self, stream: int, first: int, count: int) -> Places:
         """Places `first .. first + count - 1` of a stream's endless sequence, one epoch after the other."""
-        parts, place, stop = [], first, first + count
+        spans, place, stop = [], first, first + count
         while place < stop:
             epoch, within = divmod(place, self.span)
             end = min(self.span, within + stop - place)
-            parts.append(self._places(epoch, stream, within, end))
+            spans.append((epoch, within, end))
             place += end - within
-        return np.concatenate([shards for shards, _ in parts]), np.concatenate([rows for _, rows in parts])
+        return self._places(stream, spans)
 
     def ahead(self, step: int, stream: int) -> list[int]:
         """The shards of the windows that the next `steps_per_look` steps lie in, and of the one after."""
@@ -102,35 +102,43 @@ class Order:
         while not last:
             last = place >= stop
             epoch, within = divmod(place, self.span)
-            shards, starts, edges, offset, _ = self._epoch(epoch)
-            low = stream * self.span + offset
-            turn, on_ring = divmod(low + within, self.samples)
-            right = int(np.searchsorted(edges, on_ring, side="right"))
-            begin = max(int(edges[right - 1]) + turn * self.samples, low) - turn * self.samples
-            end = min(int(edges[right]) + turn * self.samples, low + self.span) - turn * self.samples
-            slots = slice(int(np.searchsorted(starts, begin, side="right")) - 1, int(np.searchsorted(starts, end)))
-            needed |= dict.fromkeys(shards[slots].tolist())
-            place += end - on_ring
+            (at,), (begin,), (end,), _ = self._windows(stream, epoch, within, within + 1)
+            of, turn = self._epoch(epoch), at // self.samples * self.samples
+            first = np.searchsorted(of.starts, begin - turn, side="right") - 1
+            needed |= dict.fromkeys(of.shards[first : np.searchsorted(of.starts, end - turn)].tolist())
+            place += int(end - at)
         return list(needed)
 
     def _make_block(self, epoch: int, stream: int, number: int) -> Places:
         size = self.steps_per_look * self.rows_per_stream
-        return self._places(epoch, stream, number * size, min((number + 1) * size, self.span))
+        return self._places(stream, [(epoch, number * size, min((number + 1) * size, self.span))])
 
-    def _places(self, epoch: int, stream: int, first: int, stop: int) -> Places:
-        """Places `first .. stop - 1` of a stream's span in an epoch."""
-        shards, starts, edges, offset, window_key = self._epoch(epoch)
-        low = stream * self.span + offset  # on the ring, not yet reduced modulo its length
+    def _places(self, stream: int, spans: list[tuple[int, int, int]]) -> Places:
+        """Places `first .. stop - 1` of a stream's span in an epoch, for each `(epoch, first, stop)`."""
+        windows = [self._windows(stream, *span) for span in spans]
+        places, begin, end, keys = (np.concatenate(column) for column in zip(*windows, strict=True))
+        chosen = (begin + permuted(places - begin, end - begin, keys)) % self.samples
+        shards, at = np.empty_like(chosen), 0
+        for epoch, first, stop in spans:
+            part = slice(at, at + stop - first)
+            of = self._epoch(epoch)
+            slots = np.searchsorted(of.starts, chosen[part], side="right") - 1
+            shards[part] = of.shards[slots]
+            chosen[part] -= of.starts[slots]
+            at = part.stop
+        return shards, chosen
+
+    def _windows(self, stream: int, epoch: int, first: int, stop: int) -> tuple[np.ndarray, ...]:
+        """Places of a stream's span on the ring, and of each the window: where it begins and ends, and its key."""
+        of = self._epoch(epoch)
+        low = stream * self.span + of.offset  # on the ring, not yet reduced modulo its length
         places = np.arange(low + first, low + stop)
         turn, on_ring = np.divmod(places, self.samples)
         turn *= self.samples
-        right = np.searchsorted(edges, on_ring, side="right")
-        begin = np.maximum(edges[right - 1] + turn, low)
-        end = np.minimum(edges[right] + turn, low + self.span)
-        keys = mixed(begin.astype(np.uint64) + window_key)
-        chosen = (begin + permuted(places - begin, end - begin, keys)) % self.samples
-        slots = np.searchsorted(starts, chosen, side="right") - 1
-        return shards[slots], chosen - starts[slots]
+        right = np.searchsorted(of.edges, on_ring, side="right")
+        begin = np.maximum(of.edges[right - 1] + turn, low)
+        end = np.minimum(of.edges[right] + turn, low + self.span)
+        return places, begin, end, mixed(begin.astype(np.uint64) + of.window_key)
 
     def _make_epoch(self, epoch: int) -> _Epoch:
         shards = permutation(len(self.counts), keyed_seed(self.seed, epoch, "shards"))

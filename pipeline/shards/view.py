@@ -15,6 +15,7 @@ from pipeline.shards.order import BLOCK, Order, Places
 from pipeline.shards.shuffle import mixed, permuted
 
 _THREADS = 16
+_EPOCHS_A_LOOK = 4
 
 
 def shown_classes(manifest: Manifest, data: Data) -> list[str]:
@@ -90,12 +91,14 @@ class BalancedOrder:
         self.table, self.names = table, names
         self.batch, self.streams, self.window, self.seed = batch, streams, window, seed
         self.rows_per_stream = batch // streams
-        self.steps_per_look = max(1, BLOCK // self.rows_per_stream)
         self._starts = np.cumsum(table, axis=1) - table  # of each class among a shard's rows, as a View sorts them
         self._orders = [
             Order(counts, batch=streams, streams=streams, window=window, seed=keyed_seed(seed, "class", number))
             for number, counts in enumerate(table.T.tolist())
         ]
+        # A few epochs of the smallest class at a time: each has to be laid out.
+        most = _EPOCHS_A_LOOK * min(order.span for order in self._orders) * len(self._orders)
+        self.steps_per_look = max(1, min(BLOCK, most) // self.rows_per_stream)
         self._block = lru_cache(maxsize=2 * streams)(self._make_block)
 
     def __reduce__(self):

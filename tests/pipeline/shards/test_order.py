@@ -1,5 +1,8 @@
 """The order is checked against what it promises, from the rows that it gives; never against its own windows."""
 
+import pickle
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -179,3 +182,33 @@ def test_what_makes_no_order_is_refused():
     for world in (0, -1, 9):
         with pytest.raises(ValueError, match="can not share 8 streams"):
             streams_of(0, world, 8)
+
+
+@CHECKS
+@given(inputs(), st.integers(0, 60))
+def test_what_is_fetched_ahead_is_what_comes(given_, look):
+    order = Order(**given_)
+    step = look * order.steps_per_look
+    for stream in range(given_["streams"]):
+        coming = order.ahead(step, stream)
+        assert len(set(coming)) == len(coming)
+        for later in range(step, step + order.steps_per_look):
+            assert set(order.rows(later, stream)[0].tolist()) <= set(coming)
+
+
+def test_a_hundred_million_images_take_little_memory_and_any_step_of_them_few_places():
+    tracemalloc.start()
+    order = Order([10_000] * 10_000, batch=64, streams=8, window=2, seed=0)
+    for step in np.random.default_rng(0).integers(0, 10**8, 20).tolist():
+        shards, rows = order.rows(step, step % 8)
+        assert len(rows) == 8 and len(set(shards.tolist())) <= 4 and rows.max() < 10_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6  # tests/benchmarks/reading.py measures the time
+
+
+def test_an_order_survives_pickling_without_what_it_keeps():
+    order = Order([40, 30, 50], batch=8, streams=4, window=2, seed=9)
+    before = batch_of(order, 17, range(4))
+    assert len(pickle.dumps(order)) < 1000
+    assert np.array_equal(batch_of(pickle.loads(pickle.dumps(order)), 17, range(4)), before)
