@@ -1,7 +1,9 @@
 """An image as the bytes of one tar member, and back. Every encoding but jpeg is lossless."""
 
 import io
+import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,8 @@ from PIL import Image
 
 JPEG_QUALITY = 95
 
-# Puts the pixels of a member's bytes into an array uint8 `(h, w, c)`; ValueError or OSError for bytes of another kind.
-Decoder = Callable[[memoryview, np.ndarray], None]
+# Puts at a place of the batch the image in a member's bytes. ValueError or OSError for bytes of another kind.
+Put = Callable[[int, memoryview], None]
 
 
 def encode(pixels: np.ndarray, encoding: str, quality: int = JPEG_QUALITY) -> bytes:
@@ -40,39 +42,45 @@ def decode(data: bytes | memoryview, encoding: str, channels: int) -> np.ndarray
         return np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(image.height, image.width, channels)
 
 
-def decoder(encoding: str, resolution: int, channels: int) -> Decoder:
-    """`decode` for a reader that knows what it wants: straight into the batch, and without copies where it can be."""
-    shape = (resolution, resolution, channels)
+def decoder(encoding: str, images: np.ndarray) -> Put:
+    """`decode` into a batch, uint8 `(n, h, w, c)`, and without a copy between where that can be."""
+    shape, channels = images.shape[1:], images.shape[3]
 
-    def into(data: memoryview, out: np.ndarray) -> None:
+    def put(place: int, data: memoryview) -> None:
         pixels = decode(data, encoding, channels)
         if pixels.shape != shape or pixels.dtype != np.uint8:
             raise ValueError(f"it holds {pixels.dtype} {pixels.shape}, not uint8 {shape}")
-        out[:] = pixels
+        images[place] = pixels
 
     if encoding == "raw":
         # All images of a dataset have the same header, and to compare it is ten times faster than to parse it.
-        whole = encode(np.zeros(shape, dtype=np.uint8), "raw")
-        size, begin = len(whole), len(whole) - resolution * resolution * channels
-        header = whole[:begin]
+        header, batch, size = _raw_header(shape), images.reshape(-1).data, math.prod(shape)
+        begin = len(header)
+        whole = begin + size
 
-        def raw_into(data: memoryview, out: np.ndarray) -> None:
-            if len(data) == size and data[:begin].tobytes() == header:
-                out.data.cast("B")[:] = data[begin:]
+        def put_raw(place: int, data: memoryview) -> None:
+            if len(data) == whole and data[:begin].tobytes() == header:
+                batch[place * size : (place + 1) * size] = data[begin:]
             else:
-                into(data, out)
+                put(place, data)
 
-        return raw_into
+        return put_raw
     if encoding == "jpeg":
+        colours = _colours(channels)
 
-        def jpeg_into(data: memoryview, out: np.ndarray) -> None:
+        def put_jpeg(place: int, data: memoryview) -> None:
             # Three times as fast as Pillow, and the same pixels.
-            pixels = simplejpeg.decode_jpeg(data, colorspace=_colours(channels), buffer=out)
+            pixels = simplejpeg.decode_jpeg(data, colorspace=colours, buffer=images[place])
             if pixels.shape != shape:
                 raise ValueError(f"it holds {pixels.shape}, not {shape}")
 
-        return jpeg_into
-    return into
+        return put_jpeg
+    return put
+
+
+@cache
+def _raw_header(shape: tuple[int, ...]) -> bytes:
+    return encode(np.zeros(shape, dtype=np.uint8), "raw")[: -math.prod(shape)]
 
 
 def _colours(channels: int) -> str:

@@ -32,8 +32,8 @@ class BatchOrder(Protocol):
 
     steps_per_look: int
 
-    def rows(self, step: int, stream: int) -> Places:
-        """The step's rows of a stream, each `(batch / streams,)`."""
+    def look(self, step: int, stream: int) -> tuple[int, Places]:
+        """The rows of a stream for the steps around `step`: the first of these, and `(steps, batch / streams)` each."""
 
     def ahead(self, step: int, stream: int) -> list[int]:
         """Shards that the stream needs from `step` on, soonest first: for `steps_per_look` steps at least."""
@@ -76,12 +76,14 @@ class Order:
 
     def rows(self, step: int, stream: int) -> Places:
         """Shard numbers and rows within them, each `(batch / streams,)` int64."""
+        first, (shards, rows) = self.look(step, stream)
+        return shards[step - first].copy(), rows[step - first].copy()
+
+    def look(self, step: int, stream: int) -> tuple[int, Places]:
+        """The rows of at most `steps_per_look` steps at once, none of another epoch."""
         epoch, within = divmod(step, self.steps_per_epoch)
         number, at = divmod(within, self.steps_per_look)
-        shards, rows = self._block(epoch, stream, number)
-        begin = at * self.rows_per_stream
-        end = begin + self.rows_per_stream
-        return shards[begin:end].copy(), rows[begin:end].copy()
+        return step - at, self._block(epoch, stream, number)
 
     def sequence(self, stream: int, first: int, count: int) -> Places:
         """Places `first .. first + count - 1` of a stream's endless sequence, one epoch after the other."""
@@ -111,7 +113,8 @@ class Order:
 
     def _make_block(self, epoch: int, stream: int, number: int) -> Places:
         size = self.steps_per_look * self.rows_per_stream
-        return self._places(stream, [(epoch, number * size, min((number + 1) * size, self.span))])
+        shards, rows = self._places(stream, [(epoch, number * size, min((number + 1) * size, self.span))])
+        return shards.reshape(-1, self.rows_per_stream), rows.reshape(-1, self.rows_per_stream)
 
     def _places(self, stream: int, spans: list[tuple[int, int, int]]) -> Places:
         """Places `first .. stop - 1` of a stream's span in an epoch, for each `(epoch, first, stop)`."""

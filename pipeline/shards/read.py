@@ -4,6 +4,7 @@ import logging
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.shards.opened import Opener, OpenShard
 from pipeline.shards.view import View
 from pipeline.storage import Storage
 
+_PutOne = Callable[[memoryview], None]  # where it belongs in the batch
 log = logging.getLogger(__name__)
 
 
@@ -45,7 +47,6 @@ class DatasetReader:
         self.shards = self.manifest.of_split(split)
         self.counts = view.counts if view else [shard.samples - shard.removed for shard in self.shards]
         self._ends = np.cumsum(self.counts)
-        self._decode = decoder(self.manifest.encoding, self.manifest.resolution, self.manifest.channels)
         self._begin()
 
     def __reduce__(self):  # a process opens its own maps
@@ -65,19 +66,22 @@ class DatasetReader:
         size = self.manifest.resolution
         images = np.empty((len(rows), size, size, self.manifest.channels), dtype=np.uint8)
         labels, met = [], list[Skip]()
-        opened, decode, crc32 = self._open, self._decode, zlib.crc32
+        # The one place where a row's bytes become pixels; here for speed, and with care in _read_slowly.
+        put = decoder(self.manifest.encoding, images)
+        opened, crc32, place = self._open, zlib.crc32, -1
         numbers = shards.tolist()
-        for number, row, out in zip(numbers, rows.tolist(), images, strict=True):
+        for number, row in zip(numbers, rows.tolist(), strict=True):
+            place += 1
             shard = opened.get(number) or self._shard(number)
             begin = shard.offset[row]
             data = shard.tar[begin : begin + shard.size[row]]
             if crc32(data) != shard.crc32[row] or row in shard.skipped:
-                labels.append(self._read_slowly(number, row, step, out, met))
+                labels.append(self._read_slowly(number, row, step, partial(put, place), met))
                 continue
             try:
-                decode(data, out)
+                put(place, data)
             except (ValueError, OSError):
-                labels.append(self._read_slowly(number, row, step, out, met))
+                labels.append(self._read_slowly(number, row, step, partial(put, place), met))
             else:
                 labels.append(shard.label[row])
         for number in set(numbers):
@@ -124,28 +128,28 @@ class DatasetReader:
             self._open.popitem(last=False)
         return self._open[number]
 
-    def _read_slowly(self, number: int, row: int, step: int, out: np.ndarray, met: list[Skip]) -> int:
+    def _read_slowly(self, number: int, row: int, step: int, put: _PutOne, met: list[Skip]) -> int:
         """What the fast way refused: the image from fresh bytes, or one that stands in for it; its label."""
-        shard = self._try(number, row, step, out, met)
+        shard = self._try(number, row, step, put, met)
         if shard:
             return shard.label[row]
         for place in stand_ins(self._shard(number).key(row), len(self)):
             number = int(np.searchsorted(self._ends, place, side="right"))
             row = int(place - self._ends[number] + self.counts[number])
-            shard = self._try(number, row, step, out, met)
+            shard = self._try(number, row, step, put, met)
             if shard:
                 return shard.label[row]
         raise DamagedShard(f"hardly an image of {self.dataset.name} can be read; restore it, or shard the images again")
 
-    def _try(self, number: int, row: int, step: int, out: np.ndarray, met: list[Skip]) -> OpenShard | None:
-        """The shard, once the image is in `out`; None if it is skipped, or damaged for good."""
+    def _try(self, number: int, row: int, step: int, put: _PutOne, met: list[Skip]) -> OpenShard | None:
+        """The shard, once its image has been put; None if it is skipped, or damaged for good."""
         shard = self._shard(number)
         if shard.skipped.get(row, step + 1) <= step:
             return None
-        wrong = self._copy(shard, row, out)
+        wrong = self._copy(shard, row, put)
         if wrong and not shard.is_checked_anew:
             shard = self._shard(number, anew=True)
-            wrong = self._copy(shard, row, out)
+            wrong = self._copy(shard, row, put)
         if not wrong:
             return shard
         skip = Skip(shard.key(row), self.shards[number].sha256, shard.offset[row], wrong, step)
@@ -157,7 +161,7 @@ class DatasetReader:
         met.append(skip)
         return None
 
-    def _copy(self, shard: OpenShard, row: int, out: np.ndarray) -> str:
+    def _copy(self, shard: OpenShard, row: int, put: _PutOne) -> str:
         """What is wrong with an image, if it can not be had."""
         begin = shard.offset[row]
         data = shard.tar[begin : begin + shard.size[row]]
@@ -166,7 +170,7 @@ class DatasetReader:
         if zlib.crc32(data) != shard.crc32[row]:
             return "its bytes have changed"
         try:
-            self._decode(data, out)
+            put(data)
         except (ValueError, OSError) as error:
             return (str(error).splitlines() or [type(error).__name__])[0]
         return ""

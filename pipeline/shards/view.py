@@ -107,11 +107,13 @@ class BalancedOrder:
 
     def rows(self, step: int, stream: int) -> Places:
         """Shard numbers and rows of the view within them, each `(batch / streams,)` int64."""
+        first, (shards, rows) = self.look(step, stream)
+        return shards[step - first].copy(), rows[step - first].copy()
+
+    def look(self, step: int, stream: int) -> tuple[int, Places]:
+        """The rows of `steps_per_look` steps at once."""
         number, at = divmod(step, self.steps_per_look)
-        shards, rows = self._block(stream, number)
-        begin = at * self.rows_per_stream
-        end = begin + self.rows_per_stream
-        return shards[begin:end].copy(), rows[begin:end].copy()
+        return step - at, self._block(stream, number)
 
     def ahead(self, step: int, stream: int) -> list[int]:
         """Shards that the stream needs from `step` on, those of all classes."""
@@ -130,4 +132,4 @@ class BalancedOrder:
             if len(slots):  # in each turn once, so they are neighbours in the class's own sequence
                 shards[slots], rows[slots] = order.sequence(stream, int(turn[slots[0]]), len(slots))
                 rows[slots] += self._starts[shards[slots], one]
-        return shards, rows
+        return shards.reshape(-1, self.rows_per_stream), rows.reshape(-1, self.rows_per_stream)
