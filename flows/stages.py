@@ -26,6 +26,7 @@ from pipeline.registry.server import client, tracking_uri
 from pipeline.results import recall, remember
 from pipeline.shards.manifest import DatasetRef, load_manifest
 from pipeline.shards.on_ray import Ingest, shard_images
+from pipeline.shards.view import shown_classes
 from pipeline.storage import Storage, sha256
 from pipeline.training.checkpoint import BadCheckpoint, CheckpointRef, read_files, verify_checkpoint
 from pipeline.training.plan import RunPlan, plan_run
@@ -164,9 +165,10 @@ def _description(config: Config, planned: RunPlan) -> dict:
 def candidate(storage: Storage, config: Config, dataset: DatasetRef, training: Training) -> tuple[Generator, bytes]:
     """The averaged generator of a run, and its weights as safetensors."""
     manifest = load_manifest(storage, dataset)
-    spec = config.network_spec(manifest.channels, len(manifest.classes))
+    shown = shown_classes(manifest, config.data)
+    spec = config.network_spec(manifest.channels, len(shown))
     weights = read_files(storage, training.checkpoint)["ema.safetensors"]
-    classes = manifest.classes if spec.classes else []
+    classes = shown if spec.classes else []
     return generator_from_files(weights, canonical_json({"spec": spec.to_dict(), "classes": classes})), weights
 
 

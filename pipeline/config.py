@@ -30,7 +30,7 @@ from pipeline.ingest.problems import Policy, complete_policies
 OPERATIONAL: dict[str, Any] = {"operational": True}
 
 # Goes into every run's identity: raise it when a change of the code changes the weights.
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 
 
 def _not_taken(name: str) -> str:
@@ -83,6 +83,10 @@ class DataGate(Section):
     )
 
 
+def _sorted_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(set(names)))
+
+
 class Data(Section):
     """Which images, and what is made of them."""
 
@@ -105,9 +109,13 @@ class Data(Section):
         None, description="pixels a side: 28 or a power of two; default 28 for mnist5k, else 64"
     )
     channels: Literal[1, 3, None] = Field(None, description="1 grey or 3 RGB; default 1 for mnist5k, else 3")
-    encoding: Literal["auto", "raw", "webp", "png"] = Field(
-        "auto", description="how shards hold an image, all lossless; auto: raw up to 128 px, then webp"
+    encoding: Literal["auto", "raw", "webp", "png", "jpeg"] = Field(
+        "auto", description="how shards hold an image, all but jpeg lossless; auto: raw up to 128 px, then webp"
     )
+    quality: int = Field(
+        95, ge=1, le=100, json_schema_extra=OPERATIONAL,  # it counts through the dataset's digest, for jpeg alone
+        description="of jpeg",
+    )  # fmt: skip
     background: Annotated[str, BeforeValidator(_colour)] = Field(
         "white", description='what lies under transparent pixels: white, black or "#rrggbb"'
     )
@@ -127,6 +135,19 @@ class Data(Section):
     streams: Positive = Field(8, description="spans read side by side; the most workers that can share a batch")
     window: Positive = Field(2, description="shards among which a stream shuffles at a time")
     gate: DataGate = Field(DataGate(), json_schema_extra=OPERATIONAL, description="what stops a run before it trains")
+    mirror: bool = Field(False, description="show half of the images, another half each time, flipped left to right")
+    only: Annotated[tuple[str, ...], AfterValidator(_sorted_once)] = Field(
+        (), description="classes to train on; default: all"
+    )
+    balance: bool = Field(False, description="show each class as often as every other, however many images it has")
+    on_damage: Literal["fail", "skip"] = Field(
+        "fail", json_schema_extra=OPERATIONAL,  # so that a run that failed can go on
+        description="an image whose bytes have changed ends the run, or is skipped and recorded with it",
+    )  # fmt: skip
+    loaders: int = Field(
+        0, ge=0, json_schema_extra=OPERATIONAL,
+        description="processes that read ahead for each worker; 0: it reads for itself",
+    )  # fmt: skip
 
     @model_validator(mode="before")
     @classmethod

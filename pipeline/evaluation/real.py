@@ -13,8 +13,8 @@ from pipeline.errors import UserError
 from pipeline.evaluation.features import FeatureExtractor
 from pipeline.progress import note
 from pipeline.shards.manifest import DatasetRef, Manifest, Split
-from pipeline.shards.order import permutation
 from pipeline.shards.read import DatasetReader
+from pipeline.shards.shuffle import permutation
 from pipeline.storage import Storage, sha256
 
 MOST = 10_000  # real images a side: more would tell little and cost much

@@ -34,11 +34,13 @@ class Index:
         """The view of a version that has removed these samples."""
         if not keys:
             return self
-        kept = np.array([key not in keys for key in self.keys.to_pylist()], dtype=bool)
+        return self.take(np.flatnonzero([key not in keys for key in self.keys.to_pylist()]))
+
+    def take(self, rows: np.ndarray) -> "Index":
+        """These rows, in this order."""
         return Index(
-            self.keys.filter(pa.array(kept)),
-            self.offset[kept], self.size[kept], self.crc32[kept], self.label[kept],
-        )  # fmt: skip
+            self.keys.take(pa.array(rows)), self.offset[rows], self.size[rows], self.crc32[rows], self.label[rows]
+        )
 
 
 def write_index(columns: dict[str, list]) -> bytes:

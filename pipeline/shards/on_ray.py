@@ -47,6 +47,7 @@ class _Job:
     source: Source
     rules: ImageRules
     encoding: str
+    quality: int
 
 
 def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
@@ -57,7 +58,7 @@ def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
     source = open_source(data.source, data.labels, data.image_column)
     items = list(source.items())
     before = read_before(storage, name, data)
-    job = _Job(storage, name, source, rules_of(data), data.encoding)
+    job = _Job(storage, name, source, rules_of(data), data.encoding, data.quality)
 
     keys = known_keys(items, before.origins)
     unread = [item.path for item in items if item.path not in keys]
@@ -136,7 +137,9 @@ def _write_shards(job: _Job, plans: list[ShardPlan]) -> list[WrittenShard]:
 
 
 def _write_shard(job: _Job, plan: ShardPlan) -> WrittenShard:
-    return write_shard(job.storage, job.name, _kept(job.source), plan.samples, plan.split, job.rules, job.encoding)
+    return write_shard(
+        job.storage, job.name, _kept(job.source), plan.samples, plan.split, job.rules, job.encoding, job.quality
+    )
 
 
 def _refuse_if_empty(source: str, origins: list[Origin], quarantined: Counter) -> None:

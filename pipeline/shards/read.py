@@ -1,63 +1,95 @@
-"""Batches of a dataset version as a function of the step. Nothing is remembered, so resuming costs nothing."""
+"""The images of a dataset version by shard and row, each checked as it is read."""
 
-import hashlib
-import mmap
+import logging
 import os
 import zlib
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-import pyarrow.parquet as pq
-import torch
-from pyarrow import BufferReader
-from torch.utils.data import Dataset
 
-from pipeline.shards.encoding import decode
-from pipeline.shards.index import Index, read_index
-from pipeline.shards.manifest import DatasetRef, Manifest, Shard, Split, load_manifest, shard_path
-from pipeline.shards.order import Order
-from pipeline.storage import Storage, cache_root, sha256
+from pipeline.shards.ahead import Ahead
+from pipeline.shards.cache import CacheFull
+from pipeline.shards.copies import Copies
+from pipeline.shards.damage import DamagedShard, Skip, Skips, stand_ins
+from pipeline.shards.encoding import decoder
+from pipeline.shards.manifest import DatasetRef, Manifest, Split, load_manifest
+from pipeline.shards.opened import Opener, OpenShard
+from pipeline.shards.view import View
+from pipeline.storage import Storage
 
-
-class DamagedShard(Exception):
-    """A shard whose bytes are not those that the manifest names. Says which, and what to do."""
+_PutOne = Callable[[memoryview], None]  # where it belongs in the batch
+log = logging.getLogger(__name__)
 
 
 class DatasetReader:
     """Reads the images of one split of a dataset version by shard number and row.
 
-    `keep_open` shards stay mapped at once; opening one hashes it.
+    `keep_open` shards stay mapped at once. A shard is hashed when it is first opened, an image checked by its crc32
+    whenever it is read. What is damaged is fetched, or read, afresh once; where that does not help, it raises
+    DamagedShard, or, given `skips`, records the image there and shows another in its place.
     """
 
-    def __init__(self, storage: Storage, dataset: DatasetRef, split: Split, keep_open: int = 64):
-        self.storage, self.dataset, self.keep_open = storage, dataset, keep_open
+    def __init__(
+        self,
+        storage: Storage,
+        dataset: DatasetRef,
+        split: Split,
+        keep_open: int = 64,
+        *,
+        view: View | None = None,
+        skips: Skips | None = None,
+    ):
+        self.storage, self.dataset, self.split, self.keep_open = storage, dataset, split, keep_open
+        self.view, self.skips = view, skips
         self.manifest: Manifest = load_manifest(storage, dataset)
         self.shards = self.manifest.of_split(split)
-        self.counts = [shard.samples - shard.removed for shard in self.shards]
-        self._removed: dict[str, set[str]] | None = None
-        self._open: OrderedDict[int, tuple[Index, mmap.mmap]] = OrderedDict()
+        self.counts = view.counts if view else [shard.samples - shard.removed for shard in self.shards]
+        self._ends = np.cumsum(self.counts)
+        self._begin()
+
+    def __reduce__(self):  # a process opens its own maps
+        given = (self.storage, self.dataset, self.split, self.keep_open)
+        return partial(DatasetReader, view=self.view, skips=self.skips), given
 
     def __len__(self) -> int:
         return sum(self.counts)
 
-    def read(self, shards: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, shards: np.ndarray, rows: np.ndarray, step: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 `(n, h, w, c)` and labels int64 `(n,)`, -1 where there is none.
 
-        Raises DamagedShard where an image's bytes do not match its index.
+        Raises DamagedShard. `step` is where skipping is counted from.
         """
+        if self._process != os.getpid():
+            self._begin()
         size = self.manifest.resolution
         images = np.empty((len(rows), size, size, self.manifest.channels), dtype=np.uint8)
-        labels = np.empty(len(rows), dtype=np.int64)
-        for place, (number, row) in enumerate(zip(shards.tolist(), rows.tolist(), strict=True)):
-            index, tar = self._shard(number)
-            begin = index.offset[row]
-            data = tar[begin : begin + index.size[row]]
-            if zlib.crc32(data) != index.crc32[row]:
-                raise DamagedShard(f"{self._place(number)}: sample {index.keys[row]} at byte {begin} is damaged")
-            images[place] = decode(data, self.manifest.encoding, self.manifest.channels)
-            labels[place] = index.label[row]
-        return images, labels
+        labels, met = [], list[Skip]()
+        # The one place where a row's bytes become pixels; here for speed, and with care in _read_slowly.
+        put = decoder(self.manifest.encoding, images)
+        opened, crc32, place = self._open, zlib.crc32, -1
+        numbers = shards.tolist()
+        for number, row in zip(numbers, rows.tolist(), strict=True):
+            place += 1
+            shard = opened.get(number) or self._shard(number)
+            begin = shard.offset[row]
+            data = shard.tar[begin : begin + shard.size[row]]
+            if crc32(data) != shard.crc32[row] or row in shard.skipped:
+                labels.append(self._read_slowly(number, row, step, partial(put, place), met))
+                continue
+            try:
+                put(place, data)
+            except (ValueError, OSError):
+                labels.append(self._read_slowly(number, row, step, partial(put, place), met))
+            else:
+                labels.append(shard.label[row])
+        for number in set(numbers):
+            if number in opened:
+                opened.move_to_end(number)
+        if met and self.skips:
+            self.skips.add(met)
+        return images, np.array(labels, dtype=np.int64)
 
     def read_all(self) -> tuple[np.ndarray, np.ndarray]:
         """Every image of the split, in shard order."""
@@ -66,83 +98,79 @@ class DatasetReader:
         return self.read(shards, rows)
 
     def keys(self, shards: np.ndarray, rows: np.ndarray) -> list[str]:
-        return [self._shard(number)[0].keys[row].as_py() for number, row in zip(shards, rows, strict=True)]
+        return [self._shard(number).key(row) for number, row in zip(shards.tolist(), rows.tolist(), strict=True)]
 
-    def _shard(self, number: int) -> tuple[Index, mmap.mmap]:
-        if number in self._open:
-            self._open.move_to_end(number)
+    def look_ahead(self, numbers: list[int]) -> None:
+        """Has these shards fetched and checked in the background."""
+        if self._process != os.getpid():
+            self._begin()
+        self._ahead.want([number for number in numbers if number not in self._open])
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._opener = Opener(Copies(self.storage), self.dataset, self.manifest, self.view)
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._ahead = Ahead(lambda number: self._opener.fetch(self.shards[number]))
+
+    def _shard(self, number: int, *, anew: bool = False) -> OpenShard:
+        if not anew and number in self._open:
             return self._open[number]
         shard = self.shards[number]
-        index_path, tar_path = (
-            verified_copy(self.storage, shard_path(self.dataset.name, shard.sha256, "parquet"), shard.index_sha256),
-            verified_copy(self.storage, shard_path(self.dataset.name, shard.sha256, "tar"), shard.sha256),
-        )
-        index = read_index(index_path.read_bytes()).without(self._removed_of(shard))
-        with open(tar_path, "rb") as file:
-            tar = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._open[number] = index, tar
+        self._open.pop(number, None)
+        skipped = self.skips.of(shard.sha256) if self.skips else {}
+        how = partial(self._opener.open, shard, anew=anew, damaged_too=self.skips is not None, skipped=skipped)
+        try:
+            self._open[number] = how()
+        except CacheFull:  # by our own maps, perhaps
+            self._open.clear()
+            self._open[number] = how()
         if len(self._open) > self.keep_open:
-            self._open.popitem(last=False)[1][1].close()
+            self._open.popitem(last=False)
         return self._open[number]
 
-    def _removed_of(self, shard: Shard) -> set[str]:
-        if not shard.removed:
-            return set()
-        if self._removed is None:
-            path = f"{self.dataset.folder}/removed.parquet"
-            try:
-                data = self.storage.read(path)
-            except FileNotFoundError:
-                raise DamagedShard(f"{path} is missing from {self.storage.uri}; restore it from a copy") from None
-            if sha256(data) != self.manifest.removed_sha256:
-                raise DamagedShard(f"{path} is damaged; restore it from a copy")
-            self._removed = {}
-            for row in pq.read_table(BufferReader(data)).to_pylist():
-                self._removed.setdefault(row["shard"], set()).add(row["key"])
-        return self._removed.get(shard.sha256, set())
+    def _read_slowly(self, number: int, row: int, step: int, put: _PutOne, met: list[Skip]) -> int:
+        """What the fast way refused: the image from fresh bytes, or one that stands in for it; its label."""
+        shard = self._try(number, row, step, put, met)
+        if shard:
+            return shard.label[row]
+        for place in stand_ins(self._shard(number).key(row), len(self)):
+            number = int(np.searchsorted(self._ends, place, side="right"))
+            row = int(place - self._ends[number] + self.counts[number])
+            shard = self._try(number, row, step, put, met)
+            if shard:
+                return shard.label[row]
+        raise DamagedShard(f"hardly an image of {self.dataset.name} can be read; restore it, or shard the images again")
 
-    def _place(self, number: int) -> str:
-        return f"shard {self.shards[number].sha256[:12]} of {self.dataset.name}"
+    def _try(self, number: int, row: int, step: int, put: _PutOne, met: list[Skip]) -> OpenShard | None:
+        """The shard, once its image has been put; None if it is skipped, or damaged for good."""
+        shard = self._shard(number)
+        if shard.skipped.get(row, step + 1) <= step:
+            return None
+        wrong = self._copy(shard, row, put)
+        if wrong and not shard.is_checked_anew:
+            shard = self._shard(number, anew=True)
+            wrong = self._copy(shard, row, put)
+        if not wrong:
+            return shard
+        skip = Skip(shard.key(row), self.shards[number].sha256, shard.offset[row], wrong, step)
+        said = f"shard {skip.shard[:12]} of {self.dataset.name}: sample {skip.key} at byte {skip.offset}: {wrong}"
+        if self.skips is None:
+            raise DamagedShard(f"{said}; delete the shard and shard the images again")
+        log.warning("%s; another image stands in for it", said)
+        shard.skipped[row] = step
+        met.append(skip)
+        return None
 
-
-def verified_copy(storage: Storage, path: str, expected: str) -> Path:
-    """A local file with these bytes: the stored one itself on local disk, else a cached copy.
-
-    Hashes the whole file at each call. Raises DamagedShard where the bytes are others.
-    """
-    try:
-        if storage.is_local:
-            local = storage.local_path(path)
-        else:
-            local = cache_root(storage) / "shards" / Path(path).name
-            if not local.exists():
-                data = storage.read(path)
-                local.parent.mkdir(parents=True, exist_ok=True)
-                partial = local.with_name(f".{local.name}.{os.getpid()}.tmp")
-                partial.write_bytes(data)
-                os.replace(partial, local)
-        with open(local, "rb") as file:
-            damaged = hashlib.file_digest(file, "sha256").hexdigest() != expected
-    except FileNotFoundError:
-        raise DamagedShard(f"{path} is missing from {storage.uri}; shard the images again") from None
-    if damaged:
-        if not storage.is_local:
-            local.unlink()  # the next call fetches it anew
-        raise DamagedShard(f"{path} is damaged; delete it and shard the images again")
-    return local
-
-
-class StreamBatches(Dataset):
-    """Maps a step to this rank's rows of that step's global batch: `(images, labels)` as torch tensors.
-
-    Images are uint8 `(n, c, h, w)` in channels_last memory; the rows of stream `l` come before those of `l + 1`.
-    """
-
-    def __init__(self, reader: DatasetReader, order: Order, streams: range):
-        self.reader, self.order, self.streams = reader, order, streams
-
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        places = [self.order.rows(step, stream) for stream in self.streams]
-        shards, rows = (np.concatenate(column) for column in zip(*places, strict=True))
-        images, labels = self.reader.read(shards, rows)
-        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+    def _copy(self, shard: OpenShard, row: int, put: _PutOne) -> str:
+        """What is wrong with an image, if it can not be had."""
+        begin = shard.offset[row]
+        data = shard.tar[begin : begin + shard.size[row]]
+        if len(data) < shard.size[row]:
+            return "the tar ends before its end" if len(shard.tar) else "there are no bytes"
+        if zlib.crc32(data) != shard.crc32[row]:
+            return "its bytes have changed"
+        try:
+            put(data)
+        except (ValueError, OSError) as error:
+            return (str(error).splitlines() or [type(error).__name__])[0]
+        return ""

@@ -72,7 +72,8 @@ def made_alike(manifest: Manifest, data: Data) -> bool:
 def processing(data: Data) -> dict:
     """Whatever, beside the files, decides on a dataset's pixels, on which files it takes, and on its split."""
     taken = {"fixed": list(fixes(data.problems)), "min_side": data.min_side, "max_aspect": data.max_aspect}
-    return {**PROCESSING, "background": data.background, "held_out": data.held_out, **taken}
+    quality = {"quality": data.quality} if data.encoding == "jpeg" else {}
+    return {**PROCESSING, **quality, "background": data.background, "held_out": data.held_out, **taken}
 
 
 def class_names(before: Before, origins: list[Origin]) -> list[str]:

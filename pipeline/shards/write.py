@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.ingest.image import ImageRules, InvalidImage, decode
 from pipeline.ingest.source import Source, read_one
-from pipeline.shards.encoding import encode, suffix
+from pipeline.shards.encoding import JPEG_QUALITY, encode, suffix
 from pipeline.shards.manifest import Shard, Split
 from pipeline.shards.tar import Encoded, store_shard
 from pipeline.storage import Storage
@@ -50,18 +50,27 @@ def is_held_out(key: str, share: float) -> bool:
 
 
 def write_shard(
-    storage: Storage, name: str, source: Source, samples: list[Sample], split: Split, rules: ImageRules, encoding: str
+    storage: Storage,
+    name: str,
+    source: Source,
+    samples: list[Sample],
+    split: Split,
+    rules: ImageRules,
+    encoding: str,
+    quality: int = JPEG_QUALITY,
 ) -> WrittenShard:
     """Writes the valid images of `samples`, in key order, unless the same shard is there already."""
     rejected: list[Rejected] = []
-    stored = store_shard(storage, name, split, suffix(encoding), _encoded(source, samples, rules, encoding, rejected))
+    stored = store_shard(
+        storage, name, split, suffix(encoding), _encoded(source, samples, rules, encoding, quality, rejected)
+    )
     if stored is None:
         return WrittenShard(None, False, rejected, [])
     return WrittenShard(stored.shard, stored.reused, rejected, stored.keys)
 
 
 def _encoded(
-    source: Source, samples: list[Sample], rules: ImageRules, encoding: str, rejected: list[Rejected]
+    source: Source, samples: list[Sample], rules: ImageRules, encoding: str, quality: int, rejected: list[Rejected]
 ) -> Iterator[Encoded]:
     """The valid images in key order; the others go to `rejected`."""
     for sample in sorted(samples, key=lambda sample: sample.key):
@@ -70,4 +79,6 @@ def _encoded(
         except InvalidImage as error:
             rejected.append(Rejected(sample.key, sample.path, error.reason, error.detail))
             continue
-        yield Encoded(sample.key, sample.label, encode(image.pixels, encoding), rules.resolution, rules.resolution)
+        yield Encoded(
+            sample.key, sample.label, encode(image.pixels, encoding, quality), rules.resolution, rules.resolution
+        )

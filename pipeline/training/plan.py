@@ -7,8 +7,10 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.progress import note
 from pipeline.shards.manifest import DatasetRef, Manifest, load_manifest
-from pipeline.shards.order import Order
+from pipeline.shards.opened import open_view
+from pipeline.shards.order import BatchOrder, Order
 from pipeline.shards.version import made_alike
+from pipeline.shards.view import BalancedOrder, View, shown_classes
 from pipeline.storage import Storage, sha256
 from pipeline.training.checkpoint import newest_step
 from pipeline.training.precision import resolve_precision
@@ -40,11 +42,12 @@ def plan_run(storage: Storage, config: Config, dataset: DatasetRef, init: bytes 
             " `ganline run` makes it anew, or change the recipe"
         )
     try:
-        order_of(manifest, config)
+        order_of(manifest, config, open_view(storage, dataset, manifest, config.data))
     except ValueError as error:
         raise UserError(f"dataset {dataset.name}: {error}; add images or lower training.batch") from None
     precision = resolve_precision(config.training.precision)
     total_steps = -(-config.training.images // config.training.batch)  # the first step at or past them
+    classes = shown_classes(manifest, config.data)
     run = config.run_name(dataset.digest, precision, sha256(init) if init else None)
     if newest_step(storage, run) > total_steps:
         note(f"run {run} has seen more than {config.training.images:,} images: fewer are a run of their own")
@@ -52,20 +55,21 @@ def plan_run(storage: Storage, config: Config, dataset: DatasetRef, init: bytes 
     return RunPlan(
         run=run,
         dataset=dataset,
-        spec=config.network_spec(manifest.channels, len(manifest.classes)),
-        classes=manifest.classes,
+        spec=config.network_spec(manifest.channels, len(classes)),
+        classes=classes,
         bf16=precision == "bf16",
         total_steps=total_steps,
         init=init,
     )
 
 
-def order_of(manifest: Manifest, config: Config) -> Order:
+def order_of(manifest: Manifest, config: Config, view: View | None) -> BatchOrder:
     """The order of the training images. Raises ValueError if they do not fill one batch."""
-    return Order(
-        [shard.samples - shard.removed for shard in manifest.of_split("train")],
-        batch=config.training.batch,
-        streams=config.data.streams,
-        window=config.data.window,
-        seed=config.training.seed,
-    )
+    keys = {
+        "batch": config.training.batch, "streams": config.data.streams,
+        "window": config.data.window, "seed": config.training.seed,
+    }  # fmt: skip
+    if view and config.data.balance:
+        return BalancedOrder(view.table, shown_classes(manifest, config.data), **keys)
+    counts = view.counts if view else [shard.samples - shard.removed for shard in manifest.of_split("train")]
+    return Order(counts, **keys)

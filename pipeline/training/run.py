@@ -33,9 +33,14 @@ def only_writer(storage: Storage, run: str) -> Iterator[None]:
 
 def begin_anew(storage: Storage, run: str) -> None:
     """Deletes what the run has so far. Only its one writer may."""
-    for folder in ("checkpoints", "grids"):
-        storage.delete_folder(f"{run_folder(run)}/{folder}")
+    for folder in (f"{run_folder(run)}/checkpoints", f"{run_folder(run)}/grids", skips_folder(run)):
+        storage.delete_folder(folder)
     storage.delete(telemetry_path(run))
+
+
+def skips_folder(run: str) -> str:
+    """Where the run records the samples that it goes without."""
+    return f"{run_folder(run)}/skips"
 
 
 def describe(storage: Storage, run: str, values: dict[str, Any]) -> None:

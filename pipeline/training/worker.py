@@ -13,8 +13,12 @@ from torch.utils.data import DataLoader
 from ganmodels.norm import world_size
 from ganmodels.saving import from_bytes, load_into
 from pipeline.config import Config
+from pipeline.shards.batches import StreamBatches
+from pipeline.shards.damage import Skips
+from pipeline.shards.manifest import load_manifest
+from pipeline.shards.opened import open_view
 from pipeline.shards.order import streams_of
-from pipeline.shards.read import DatasetReader, StreamBatches
+from pipeline.shards.read import DatasetReader
 from pipeline.storage import Storage
 from pipeline.training.checkpoint import (
     CheckpointRef,
@@ -26,7 +30,7 @@ from pipeline.training.checkpoint import (
 from pipeline.training.grid import sample_grid
 from pipeline.training.loop import Clock, Diverged, Periodic, train
 from pipeline.training.plan import RunPlan, order_of
-from pipeline.training.run import is_stop_asked, tell_failure
+from pipeline.training.run import is_stop_asked, skips_folder, tell_failure
 from pipeline.training.state import TrainState, fresh_state
 from pipeline.training.step import make_step
 from pipeline.training.telemetry import TelemetryFile
@@ -61,15 +65,15 @@ def work(job: Job, device: torch.device, tell: Callable[[dict[str, Any]], None])
         for network in (state.generator, state.ema):
             load_into(network, from_bytes(job.plan.init))
 
-    # Every stream may be between two windows; opening a shard hashes it, so none is closed too soon.
-    keep_open = config.data.streams * (2 * config.data.window + 1)
-    reader = DatasetReader(job.storage, job.plan.dataset, "train", keep_open)
     streams = streams_of(rank, world_size(), config.data.streams)
     batches = DataLoader(
-        StreamBatches(reader, order_of(reader.manifest, config), streams),
+        _batches(job, streams),
         batch_size=None,
         sampler=range(state.step, job.plan.total_steps),
         pin_memory=device.type == "cuda",
+        num_workers=config.data.loaders,
+        # A fork would take Ray's and Arrow's threads along, which do not survive it.
+        multiprocessing_context="spawn" if config.data.loaders else None,
     )
     step = make_step(
         state, training, spec=job.plan.spec, streams=streams, all_streams=config.data.streams, bf16=job.plan.bf16
@@ -89,6 +93,18 @@ def work(job: Job, device: torch.device, tell: Callable[[dict[str, Any]], None])
     except Diverged as why:  # to begin again from the last checkpoint would only end here again
         if rank == 0:
             tell_failure(job.storage, job.plan.run, f"run {job.plan.run} diverged: {why}")
+
+
+def _batches(job: Job, streams: range) -> StreamBatches:
+    """This rank's rows of each step's batch."""
+    storage, data, plan = job.storage, job.config.data, job.plan
+    view = open_view(storage, plan.dataset, load_manifest(storage, plan.dataset), data)
+    # Every stream may be between two windows, in each class that it takes turns with.
+    keep_open = len(streams) * (2 * data.window + 1) * (len(plan.classes) if data.balance else 1)
+    skips = Skips(storage, skips_folder(plan.run)) if data.on_damage == "skip" else None
+    reader = DatasetReader(storage, plan.dataset, "train", keep_open, view=view, skips=skips)
+    order = order_of(reader.manifest, job.config, view)
+    return StreamBatches(reader, order, streams, job.config.training.seed if data.mirror else None)
 
 
 def _agree_on_checkpoint(job: Job, rank: int) -> CheckpointRef | None:

@@ -21,10 +21,11 @@ from pipeline.errors import UserError
 from pipeline.ingest.folder import FolderSource
 from pipeline.ingest.source import Item, open_source
 from pipeline.on_ray import run_tasks
+from pipeline.shards.damage import DamagedShard
 from pipeline.shards.manifest import DatasetRef, latest_version, load_manifest
 from pipeline.shards.on_ray import shard_images
 from pipeline.shards.plan import Origin, known_keys, plan_shards, read_origins, resolve
-from pipeline.shards.read import DamagedShard, DatasetReader
+from pipeline.shards.read import DatasetReader
 from pipeline.shards.write import content_key, is_held_out
 from pipeline.storage import Storage
 

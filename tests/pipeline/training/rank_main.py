@@ -9,8 +9,8 @@ import torch.distributed as dist
 
 from ganmodels.spec import NetworkSpec
 from pipeline.config import Config
+from pipeline.shards.batches import StreamBatches
 from pipeline.shards.manifest import DatasetRef
-from pipeline.shards.read import StreamBatches
 from pipeline.storage import Storage
 from pipeline.training import worker
 from pipeline.training.plan import RunPlan
