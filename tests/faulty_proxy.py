@@ -1,6 +1,7 @@
 """A proxy between an S3 client and its server that fails at the requests that it is told to fail at."""
 
 import http.client
+import random
 import select
 import socket
 import struct
@@ -23,20 +24,16 @@ _OWN = {"connection", "content-length", "transfer-encoding"}
 
 @dataclass
 class Plan:
-    """What to do to every `every`-th request of this method whose path and query contain `path`, `times` times."""
+    """What to do to a request of this method whose path and query contain `path`: to this `share` of them by lot."""
 
     fault: Fault
     times: int
-    every: int
+    share: float
     method: str
     path: str
-    seen: int = 0
 
-    def hits(self, method: str, path: str) -> bool:
-        if self.times == 0 or self.method not in ("", method) or self.path not in path:
-            return False
-        self.seen += 1
-        if self.seen % self.every:
+    def hits(self, method: str, path: str, lot: float) -> bool:
+        if self.times == 0 or self.method not in ("", method) or self.path not in path or lot >= self.share:
             return False
         self.times -= 1
         return True
@@ -54,12 +51,13 @@ class FaultyProxy(ThreadingHTTPServer):
         self.requests, self.hit = list[tuple[str, str]](), list[tuple[str, str]]()
         self.closing = threading.Event()
         self._plans = list[Plan]()
+        self._lots = random.Random(0)
         self._lock = threading.Lock()
 
-    def fail(self, fault: Fault, times: int = 1, *, every: int = 1, method: str = "", path: str = "") -> None:
+    def fail(self, fault: Fault, times: int = 1, *, share: float = 1.0, method: str = "", path: str = "") -> None:
         """On top of what it was told before. `times` below zero: for ever."""
         with self._lock:
-            self._plans.append(Plan(fault, times, every, method, path))
+            self._plans.append(Plan(fault, times, share, method, path))
 
     def forget(self) -> None:
         """Fails no more, and counts from zero."""
@@ -75,7 +73,7 @@ class FaultyProxy(ThreadingHTTPServer):
         with self._lock:
             self.requests.append((method, path))
             for plan in self._plans:
-                if plan.hits(method, path):
+                if plan.hits(method, path, self._lots.random()):
                     self.hit.append((method, path))
                     return plan.fault
         return None

@@ -89,7 +89,7 @@ def test_a_fault_that_passes_is_survived(direct, faulty, proxy, fault):
     assert all(any(piece in path for path in failed) for _, piece, _ in OPERATIONS.values())
 
 
-@pytest.mark.parametrize("fault", ["busy", "reset", "cut", "short"])
+@pytest.mark.parametrize("fault", ["cut", "short"])
 def test_a_large_file_comes_whole(direct, faulty, proxy, fault):
     direct.write("large", LARGE)
     proxy.fail(fault, 2, method="GET", path="large")
@@ -115,7 +115,7 @@ def test_an_answer_that_lacks_its_last_byte_alone_is_known(direct, faulty, proxy
         faulty.read("two")
 
 
-@pytest.mark.parametrize("fault", ["busy", "reset", "cut", "short", "lost"])
+@pytest.mark.parametrize("fault", ["busy", "short"])
 def test_what_does_not_pass_is_an_error_in_time_and_logged(faulty, proxy, fault, monkeypatch, caplog):
     monkeypatch.setattr(storage_module, "_PATIENCE", Patience(attempts=3, first_pause=0.01))
     proxy.fail(fault, -1, method="GET")
@@ -134,26 +134,35 @@ def test_what_does_not_pass_is_an_error_in_time_and_logged(faulty, proxy, fault,
 
 
 @pytest.mark.parametrize("fault", ["busy", "reset", "cut", "short", "lost"])
-@pytest.mark.parametrize("before", [b"old", None])
-def test_an_upload_that_fails_for_good_leaves_what_was_there(direct, faulty, proxy, fault, before, monkeypatch):
+def test_an_upload_that_fails_for_good_leaves_what_was_there(direct, faulty, proxy, fault, monkeypatch):
     monkeypatch.setattr(storage_module, "_PATIENCE", Patience(attempts=2, first_pause=0.01))
     for stage in UPLOADS:
         method, path, _ = OPERATIONS[stage]
         proxy.fail(fault, -1, method=method, path=path)
-        if before:
-            direct.write(f"{stage}/file", before)
+        direct.write(f"old/{stage}/file", b"old")
 
-    def write(stage):
-        data = LARGE if stage == "second" else DATA
+    def write(case):
+        folder, stage = case
+        file, data = f"{folder}/{stage}/file", LARGE if stage == "second" else DATA
+        before = b"old" if folder == "old" else None
         try:
-            faulty.write(f"{stage}/file", data)
+            faulty.write(file, data)
         except OSError:
-            found = direct.read(f"{stage}/file") if direct.exists(f"{stage}/file") else None
+            found = direct.read(file) if direct.exists(file) else None
             # Whether it was published is not known where only the answer was lost.
             return found in ((before, data) if stage == "complete" else (before,))
-        return fault == "short" and direct.read(f"{stage}/file") == data  # that answer is not needed whole
+        return fault == "short" and direct.read(file) == data  # that answer is not needed whole
 
-    assert _together(write, UPLOADS) == dict.fromkeys(UPLOADS, True)
+    cases = [(folder, stage) for folder in ("old", "new") for stage in UPLOADS]
+    assert _together(write, cases) == dict.fromkeys(cases, True)
+
+
+def test_what_was_stored_is_looked_at(direct, faulty, proxy, caplog):
+    proxy.fail("slow", method="HEAD", path="folder/new")
+    threading.Timer(0.5, direct.write, ("folder/new", b"of somebody else")).start()
+    faulty.write("folder/new", DATA)
+    assert "16 of 300000 bytes were stored; attempt 2 of 8" in caplog.text
+    assert direct.read("folder/new") == DATA
 
 
 def test_ctrl_c_while_an_upload_begins_leaves_no_empty_file(direct, faulty, proxy):
@@ -204,22 +213,18 @@ def test_a_bucket_that_is_not_there_is_the_users_error_at_once(s3_root, caplog):
     assert not caplog.records
 
 
-def test_a_server_that_is_not_there_is_told_of_in_seconds(s3_root, s3_address):
-    began = time.monotonic()
-    with pytest.raises(Unavailable, match="cannot write to the storage root"):
-        Storage(s3_root.replace(s3_address, "127.0.0.1:1")).prepare()
-    assert time.monotonic() - began < 20
-
-
-def test_secrets_in_a_uri_are_in_no_message(s3_root, s3_address, caplog):
+def test_a_server_that_is_not_there_is_told_of_in_seconds_and_without_secrets(s3_root, s3_address, caplog):
     uri = s3_root.replace(s3_address, "127.0.0.1:1").replace("s3://", "s3://somebody:hushhush@")
-    storage = Storage(uri)
-    with pytest.raises(UserError) as error, caplog.at_level(logging.WARNING):
+    storage, began = Storage(uri), time.monotonic()
+    with pytest.raises(Unavailable, match="cannot write to the storage root") as error:
         storage.prepare()
-    assert caplog.records
+    assert time.monotonic() - began < 20 and caplog.records
     for said in (str(error.value), repr(storage), storage.name, caplog.text):
         assert "hushhush" not in said
-    with pytest.raises(UserError) as error:
+
+
+def test_a_uri_of_another_kind_is_refused_without_its_secrets():
+    with pytest.raises(UserError, match=r"cannot use ftp://\*\*\*@host/x as storage") as error:
         Storage("ftp://somebody:hushhush@host/x").prepare()
     assert "hushhush" not in str(error.value)
 
@@ -229,13 +234,12 @@ def test_the_endpoint_may_come_from_the_environment(direct, s3_root, s3_address,
     assert Storage(s3_root.partition("?")[0] + "?region=us-east-1").read("folder/file") == DATA
 
 
-def test_google_is_given_up_in_time_too(proxy, caplog, monkeypatch):
-    monkeypatch.setattr(storage_module, "_PATIENCE", Patience(attempts=2, first_pause=0.01))
+def test_google_is_given_up_in_time_too(proxy, monkeypatch):
+    monkeypatch.setattr(storage_module, "_PATIENCE", Patience(attempts=1))
     proxy.fail("busy", -1)
     place = f"gs://anonymous@bucket/x?scheme=http&endpoint_override={proxy.address}&retry_limit_seconds=1"
-    with pytest.raises(OSError, match="failed 2 times"):
+    with pytest.raises(OSError, match="failed 1 times in 0 s, at last with: google"):
         Storage(place).read("file")
-    assert len(caplog.records) == 1
 
 
 def test_patience_ends_by_time_as_well_as_by_number():
