@@ -20,7 +20,7 @@ from typing import Any
 from flows import services
 from flows.services import PROBE_SECONDS, Amiss, reason_of, standing_folder
 from pipeline.errors import UserError
-from pipeline.registry.redact import redact
+from pipeline.redact import redact
 from pipeline.storage import Storage, cache_root, default_uri
 
 LIMIT_SECONDS = 5.0

@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from pipeline.registry.redact import redact
+from pipeline.redact import redact
 
 PROBE_SECONDS = 4.0
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}

@@ -2,25 +2,35 @@
 
 A file appears whole or not at all: on local disk by write, fsync, rename; an object store publishes an
 upload only when it is complete. Paths are relative to the root, with forward slashes.
+
+What an object store fails at and may not fail at again is tried again for a minute; what it says that it
+stored or sent is checked by size. The tests run against a real S3 server; GCS takes the same way, which
+nobody has run there.
 """
 
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs
 
-from pipeline.errors import UserError
-from pipeline.location import absolute, connect, first_line, shown
+from pipeline.errors import Unavailable, UserError
+from pipeline.location import absolute, connect
+from pipeline.object_store import read_whole, upload
+from pipeline.patience import Patience, first_line, may_pass
+from pipeline.redact import redact
 
 DEFAULT_ROOT = ".ganline"
 _UNFINISHED = ".tmp"
+_PATIENCE = Patience()
+_LITTLE_PATIENCE = Patience(attempts=3, seconds=5.0)
+T = TypeVar("T")
 
 
 def default_uri() -> str:
@@ -46,7 +56,12 @@ class Storage:
         return Storage, (self.uri,)
 
     def __repr__(self) -> str:
-        return f"Storage({self.uri!r})"
+        return f"Storage({self.name!r})"
+
+    @property
+    def name(self) -> str:
+        """The URI without secrets, for messages."""
+        return redact(self.uri)
 
     @property
     def is_local(self) -> bool:
@@ -65,22 +80,32 @@ class Storage:
         return f"{before.rstrip('/')}/{path}{mark}{query}"
 
     def prepare(self) -> None:
-        """Creates the root and proves that it can be written; raises UserError where it can not."""
+        """Creates the root and proves that it can be written; raises UserError where it can not, within a minute."""
         probe = f".probe-{uuid.uuid4().hex}"
         try:
-            self.write(probe, b"")
+            self.write(probe, b"", _LITTLE_PATIENCE)
             self.delete(probe)
         except OSError as error:
-            raise UserError(
-                f"cannot write to the storage root {shown(self.uri)}: {first_line(error)};"
+            kind = UserError if self.is_local or not may_pass(error) else Unavailable
+            raise kind(
+                f"cannot write to the storage root {self.name}: {first_line(error)};"
                 " set GANLINE_STORAGE or `storage` to a place that can be written"
             ) from None
 
     def read(self, path: str) -> bytes:
-        """Raises FileNotFoundError if there is no such file."""
-        filesystem, base = self._connect()
-        with filesystem.open_input_stream(f"{base}/{path}") as stream:
-            return stream.read()
+        """Raises FileNotFoundError if there is no such file, OSError if it can not be had whole."""
+        return self._call("reading", path, lambda filesystem, place: read_whole(filesystem, place, 0, None))
+
+    def read_range(self, path: str, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes from `offset` on. Raises as `read`, and ValueError for bytes past the file's end."""
+        return self._call("reading", path, lambda filesystem, place: read_whole(filesystem, place, offset, size))
+
+    def size(self, path: str) -> int:
+        """In bytes. Raises FileNotFoundError if there is no such file."""
+        info = self._call("looking at", path, lambda filesystem, place: filesystem.get_file_info(place))
+        if info.type != fs.FileType.File:
+            raise FileNotFoundError(f"{path} is no file in {self.name}")
+        return info.size
 
     def locate(self, path: str) -> tuple[fs.FileSystem, str]:
         """Where pyarrow finds a file, for readers that do not want all of it at once."""
@@ -90,27 +115,23 @@ class Storage:
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes, patience: Patience | None = None) -> None:
         """Publishes `data` at `path`, replacing what is there."""
-        filesystem, base = self._connect()
-        if isinstance(filesystem, fs.LocalFileSystem):
-            _write_local(Path(base, path), data)
+        if self.is_local:
+            _write_local(self.local_path(path), data)
         else:
-            with filesystem.open_output_stream(f"{base}/{path}") as stream:
-                stream.write(data)
+            self._call("writing", path, lambda filesystem, place: upload(filesystem, place, data), patience)
 
     def write_json(self, path: str, value: Any) -> None:
         self.write(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n")
 
     def exists(self, path: str) -> bool:
-        filesystem, base = self._connect()
-        return filesystem.get_file_info(f"{base}/{path}").type == fs.FileType.File
+        info = self._call("looking at", path, lambda filesystem, place: filesystem.get_file_info(place))
+        return info.type == fs.FileType.File
 
     def list(self, folder: str) -> Iterator[Entry]:
         """Direct children in name order, no unfinished writes; nothing if the folder does not exist."""
-        filesystem, base = self._connect()
-        selector = fs.FileSelector(f"{base}/{folder}", allow_not_found=True)
-        for info in sorted(filesystem.get_file_info(selector), key=lambda info: info.base_name):
+        for info in sorted(self._infos(folder), key=lambda info: info.base_name):
             if info.base_name.startswith(".") and info.base_name.endswith(_UNFINISHED):
                 continue
             is_folder = info.type == fs.FileType.Directory
@@ -118,16 +139,41 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Deletes a file; nothing happens if it is not there."""
-        filesystem, base = self._connect()
         with suppress(FileNotFoundError):
-            filesystem.delete_file(f"{base}/{path}")
+            self._call("deleting", path, lambda filesystem, place: filesystem.delete_file(place))
 
     def delete_folder(self, path: str) -> None:
         """Deletes a folder and all in it; nothing happens if it is not there."""
         filesystem, base = self._connect()
-        filesystem.delete_dir_contents(f"{base}/{path}", missing_dir_ok=True)
-        with suppress(FileNotFoundError):
-            filesystem.delete_dir(f"{base}/{path}")
+        if isinstance(filesystem, fs.LocalFileSystem):
+            filesystem.delete_dir_contents(f"{base}/{path}", missing_dir_ok=True)
+            with suppress(FileNotFoundError):
+                filesystem.delete_dir(f"{base}/{path}")
+            return
+        # One by one: S3's request that deletes many needs a Content-MD5 on other servers than Amazon's, and
+        # Amazon's SDK sends none any more.
+        below = self._infos(path, recursive=True)
+        for info in below:
+            if info.type == fs.FileType.File:
+                self.delete(info.path.removeprefix(f"{base}/"))
+        folders = [info.path.removeprefix(f"{base}/") for info in below if info.type == fs.FileType.Directory]
+        for folder in [*sorted(folders, reverse=True), path]:
+            with suppress(FileNotFoundError):
+                self._call("deleting", folder, lambda filesystem, place: filesystem.delete_dir(place))
+
+    def _infos(self, folder: str, recursive: bool = False) -> Sequence[fs.FileInfo]:
+        def look(filesystem: fs.FileSystem, place: str) -> Sequence[fs.FileInfo]:
+            return filesystem.get_file_info(fs.FileSelector(place, allow_not_found=True, recursive=recursive))
+
+        return self._call("listing", folder, look)
+
+    def _call(
+        self, doing: str, path: str, act: Callable[[fs.FileSystem, str], T], patience: Patience | None = None
+    ) -> T:
+        filesystem, base = self._connect()
+        if isinstance(filesystem, fs.LocalFileSystem):
+            return act(filesystem, f"{base}/{path}")
+        return (patience or _PATIENCE).call(f"{doing} {path} in {self.name}", lambda: act(filesystem, f"{base}/{path}"))
 
     def _connect(self) -> tuple[fs.FileSystem, str]:
         if self._connection is None:

@@ -1,10 +1,18 @@
 """What every test may share. Nothing here starts by itself: Ray takes seconds, and most tests need none."""
 
 import shutil
+import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from faulty_proxy import FaultyProxy, faulty_proxy
+from s3_server import CLIENT_ENVIRONMENT, s3_server, s3_uri
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +26,31 @@ def ray_cluster() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 server for the session; it starts in half a second."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as address:
+        yield address
+
+
+@pytest.fixture
+def s3_root(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty storage root on it; the credentials are in the environment."""
+    for name, value in CLIENT_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return s3_uri(s3_address, uuid.uuid4().hex)
+
+
+@pytest.fixture
+def proxy(s3_address: str) -> Iterator[FaultyProxy]:
+    """Stands before the server and fails when it is told to."""
+    with faulty_proxy(s3_address) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def faulty_root(s3_root: str, s3_address: str, proxy: FaultyProxy) -> str:
+    """The same root as `s3_root`, through `proxy`."""
+    return s3_root.replace(s3_address, proxy.address)

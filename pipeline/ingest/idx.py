@@ -21,7 +21,7 @@ from pipeline.ingest.netpbm import netpbm, netpbm_size
 from pipeline.ingest.options import AUTO, Options
 from pipeline.ingest.place import Place
 from pipeline.ingest.reading import Held
-from pipeline.location import first_line
+from pipeline.patience import first_line
 
 _NAME = re.compile(r"images[-.]idx3[-.]ubyte(\.gz)?$")
 _ANY = re.compile(r"(images[-.]idx3|labels[-.]idx1)[-.]ubyte(\.gz)?$")

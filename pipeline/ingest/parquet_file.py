@@ -20,7 +20,7 @@ from pipeline.ingest.options import AUTO, Options
 from pipeline.ingest.parquet_columns import image_column, label_column, label_names
 from pipeline.ingest.place import Place
 from pipeline.ingest.reading import Held
-from pipeline.location import first_line
+from pipeline.patience import first_line
 
 _BUFFER = 1 << 20  # bytes read at a time, whatever the size of a row group
 _ROWS = 32  # images decoded at a time

@@ -18,7 +18,9 @@ from pipeline.errors import Unavailable, UserError
 from pipeline.ingest.item import MAX_BYTES, Item
 from pipeline.ingest.listing import walk_local, walk_remote
 from pipeline.ingest.unpack import unpacked_start
-from pipeline.location import absolute, connect, first_line, shown
+from pipeline.location import absolute, connect
+from pipeline.patience import first_line
+from pipeline.redact import redact
 
 _BLOCK = 4 << 20  # bytes that one request to an object store asks for, at least
 _LOOKED_AT = 1000  # files of a folder that tell what it holds
@@ -39,7 +41,7 @@ class Place:
         return Place, (self.uri,)
 
     def __str__(self) -> str:
-        return shown(self.uri)
+        return redact(self.uri)
 
     @cached_property
     def _connection(self) -> tuple[fs.FileSystem, str]:

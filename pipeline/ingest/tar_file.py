@@ -21,7 +21,7 @@ from pipeline.ingest.options import AUTO, Options
 from pipeline.ingest.place import Place
 from pipeline.ingest.reading import Held
 from pipeline.ingest.tar_members import Header, Member, members, sample_label
-from pipeline.location import first_line
+from pipeline.patience import first_line
 
 _DAMAGE = (tarfile.TarError, RecursionError, *unpack.DAMAGE)
 _SUFFIX = re.compile(r"\.(tar|tgz|tbz2?|txz)(\.(gz|bz2|xz|zst))?$", re.IGNORECASE)

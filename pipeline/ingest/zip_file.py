@@ -14,7 +14,7 @@ from pipeline.ingest.located import Located
 from pipeline.ingest.options import AUTO, Options
 from pipeline.ingest.place import Place
 from pipeline.ingest.reading import Held
-from pipeline.location import first_line
+from pipeline.patience import first_line
 
 # What zipfile raises when a zip or a member of it is damaged.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)

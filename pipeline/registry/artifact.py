@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline.registry.redact import redact
+from pipeline.redact import redact
 from pipeline.storage import Storage, cache_root, sha256
 
 WEIGHTS = "generator.safetensors"

@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE, MAX_METRICS_PER_BATCH, MAX_PARAM_VAL_LENGTH
 
 from pipeline.config import Config
-from pipeline.registry.redact import redact
+from pipeline.redact import redact
 from pipeline.registry.server import artifact_location
 
 # Sent with the last metric of each point: up to where a replay has nothing to do.

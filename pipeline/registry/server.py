@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import Unavailable, UserError
-from pipeline.registry.redact import redact
+from pipeline.redact import redact
 from pipeline.storage import DEFAULT_ROOT, Storage
 
 if TYPE_CHECKING:

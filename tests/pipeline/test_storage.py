@@ -40,44 +40,59 @@ def storage(tmp_path) -> Storage:
     return Storage(str(tmp_path / "root"))
 
 
+@pytest.fixture(params=["disk", "s3"])
+def anywhere(request) -> Storage:
+    """What holds of local disk holds of a real S3 server."""
+    return (
+        request.getfixturevalue("storage") if request.param == "disk" else Storage(request.getfixturevalue("s3_root"))
+    )
+
+
 def leftovers(storage: Storage) -> list[Path]:
+    if not storage.is_local:
+        return []
     return [path for path in storage.local_path().rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_what_is_written_is_read(storage):
+def test_what_is_written_is_read(anywhere):
     for data in (b"", b"\x00\xff" * 1000, b"shorter"):
-        storage.write("a/b/c", data)
-        assert storage.read("a/b/c") == data
-        assert storage.exists("a/b/c")
-    assert not leftovers(storage)
-    storage.write_json("a.json", {"ü": [1, None], "a": 1.5})
-    assert storage.read_json("a.json") == {"ü": [1, None], "a": 1.5}
-    assert storage.read("a.json") == b'{\n "a": 1.5,\n "\\u00fc": [\n  1,\n  null\n ]\n}\n'
+        anywhere.write("a/b/c", data)
+        assert anywhere.read("a/b/c") == data
+        assert anywhere.exists("a/b/c") and anywhere.size("a/b/c") == len(data)
+        assert anywhere.read_range("a/b/c", 1, 5) == data[1:6] if data else anywhere.read_range("a/b/c", 0, 0) == b""
+    assert not leftovers(anywhere)
+    anywhere.write_json("a.json", {"ü": [1, None], "a": 1.5})
+    assert anywhere.read_json("a.json") == {"ü": [1, None], "a": 1.5}
+    assert anywhere.read("a.json") == b'{\n "a": 1.5,\n "\\u00fc": [\n  1,\n  null\n ]\n}\n'
 
 
-def test_json_that_no_json_reader_takes_is_not_written(storage):
+def test_json_that_no_json_reader_takes_is_not_written(anywhere):
     with pytest.raises(ValueError, match="JSON"):
-        storage.write_json("a.json", {"loss": float("nan")})
-    assert not storage.exists("a.json")
+        anywhere.write_json("a.json", {"loss": float("nan")})
+    assert not anywhere.exists("a.json")
 
 
-def test_missing_files(storage):
+def test_missing_files(anywhere):
     for path in ("nothing", "no/such/folder"):
-        assert not storage.exists(path)
-        assert list(storage.list(path)) == []
+        assert not anywhere.exists(path)
+        assert list(anywhere.list(path)) == []
         with pytest.raises(FileNotFoundError):
-            storage.read(path)
-        storage.delete(path)
-        storage.delete_folder(path)
-    storage.write("folder/file", b"")
-    assert not storage.exists("folder")  # a folder is no file
+            anywhere.read(path)
+        with pytest.raises(FileNotFoundError):
+            anywhere.read_range(path, 0, 1)
+        with pytest.raises(FileNotFoundError):
+            anywhere.size(path)
+        anywhere.delete(path)
+        anywhere.delete_folder(path)
+    anywhere.write("folder/file", b"")
+    assert not anywhere.exists("folder")  # a folder is no file
 
 
-def test_listing_is_in_name_order_with_sizes(storage):
+def test_listing_is_in_name_order_with_sizes(anywhere):
     for name in ("b", "a10", "a2", "B", "é", "_"):
-        storage.write(f"folder/{name}", name.encode() * 3)
-    storage.write("folder/c/deep", b"")
-    entries = list(storage.list("folder"))
+        anywhere.write(f"folder/{name}", name.encode() * 3)
+    anywhere.write("folder/c/deep", b"")
+    entries = list(anywhere.list("folder"))
     assert [entry.path for entry in entries] == [
         f"folder/{name}" for name in sorted(("b", "a10", "a2", "B", "é", "_", "c"))
     ]
@@ -85,13 +100,13 @@ def test_listing_is_in_name_order_with_sizes(storage):
     assert Entry("folder/c", 0, True) in entries
 
 
-def test_deleting(storage):
-    storage.write("a/b/c", b"1")
-    storage.write("a/d", b"2")
-    storage.delete("a/b/c")
-    assert not storage.exists("a/b/c") and storage.exists("a/d")
-    storage.delete_folder("a")
-    assert list(storage.list("")) == []
+def test_deleting(anywhere):
+    anywhere.write("a/b/c", b"1")
+    anywhere.write("a/d", b"2")
+    anywhere.delete("a/b/c")
+    assert not anywhere.exists("a/b/c") and anywhere.exists("a/d")
+    anywhere.delete_folder("a")
+    assert list(anywhere.list("")) == []
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_file(storage):
@@ -165,10 +180,11 @@ def test_a_root_that_cannot_be_written_is_the_users_error(tmp_path, root):
     assert "\n" not in said
 
 
-def test_preparing_makes_the_root_and_leaves_it_empty(storage):
-    storage.prepare()
-    storage.prepare()
-    assert list(storage.local_path().iterdir()) == []
+def test_preparing_makes_the_root_and_leaves_it_empty(anywhere):
+    anywhere.prepare()
+    anywhere.prepare()
+    assert list(anywhere.list("")) == []
+    assert not anywhere.is_local or list(anywhere.local_path().iterdir()) == []
 
 
 def test_building_a_storage_touches_nothing(storage):

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.registry.redact import redact
+from pipeline.redact import redact
 from pipeline.registry.runs import finish_run, last_images, log_file, log_points, open_run, send_points
 from pipeline.registry.server import client as connect
 from pipeline.storage import Storage
