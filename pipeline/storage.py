@@ -7,12 +7,13 @@ upload only when it is complete. Paths are relative to the root, with forward sl
 import hashlib
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pyarrow import fs
 
@@ -20,6 +21,7 @@ from pipeline.errors import UserError
 
 DEFAULT_ROOT = ".ganline"
 _UNFINISHED = ".tmp"
+_COPIED = 1 << 20  # bytes at a time
 
 
 def default_uri() -> str:
@@ -81,6 +83,30 @@ class Storage:
         with filesystem.open_input_stream(f"{base}/{path}") as stream:
             return stream.read()
 
+    def read_ranges(self, path: str, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """The bytes of each (offset, size), fewer where the file ends; raises FileNotFoundError if there is none."""
+        filesystem, base = self._connect()
+        with filesystem.open_input_file(f"{base}/{path}") as file:
+            for offset, size in ranges:
+                yield file.read_at(size, offset)
+
+    def download(self, path: str, local: Path) -> None:
+        """Copies a file, however large, to this machine's disk; raises FileNotFoundError if there is none."""
+        filesystem, base = self._connect()
+        with filesystem.open_input_stream(f"{base}/{path}") as stream, open(local, "wb") as file:
+            shutil.copyfileobj(stream, file, _COPIED)
+
+    def upload(self, local: Path, path: str) -> None:
+        """Publishes a local file, however large, at `path`, replacing what is there."""
+        filesystem, base = self._connect()
+        with open(local, "rb") as file:
+            if isinstance(filesystem, fs.LocalFileSystem):
+                with _replacing(Path(base, path)) as there:
+                    shutil.copyfileobj(file, there, _COPIED)
+            else:
+                with filesystem.open_output_stream(f"{base}/{path}") as stream:
+                    shutil.copyfileobj(file, stream, _COPIED)
+
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))
 
@@ -88,7 +114,8 @@ class Storage:
         """Publishes `data` at `path`, replacing what is there."""
         filesystem, base = self._connect()
         if isinstance(filesystem, fs.LocalFileSystem):
-            _write_local(Path(base, path), data)
+            with _replacing(Path(base, path)) as file:
+                file.write(data)
         else:
             with filesystem.open_output_stream(f"{base}/{path}") as stream:
                 stream.write(data)
@@ -150,12 +177,14 @@ def cache_root(storage: Storage) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ganline").expanduser()
 
 
-def _write_local(path: Path, data: bytes) -> None:
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of `path` on disk when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

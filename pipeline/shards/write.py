@@ -1,47 +1,35 @@
-"""One shard: images decoded, brought to size, and written as a WebDataset tar with its index.
+"""One shard: encoded images gathered and written as a WebDataset tar with its index.
 
 The bytes depend on the samples alone: members come in key order with integer mtime 0 and no owner.
 """
 
 import hashlib
-import io
-import tarfile
-import zlib
 from dataclasses import dataclass
+from itertools import starmap
 
-from pipeline.ingest.image import ImageRules, InvalidImage, decode
-from pipeline.ingest.source import Source, read_one
-from pipeline.shards.encoding import encode, suffix
+from pipeline.shards.encoding import suffix
+from pipeline.shards.gather import Row, gather
 from pipeline.shards.index import same_rows, write_index
+from pipeline.shards.job import Job
 from pipeline.shards.manifest import Shard, Split, shard_path
-from pipeline.storage import Storage, sha256
+from pipeline.shards.ustar import end, member
+from pipeline.storage import sha256
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An image still to be read: its key, its path in the source, its class (-1: none)."""
+class ShardPlan:
+    """The images of one shard and where they are to be had."""
 
-    key: str
-    path: str
-    label: int
-
-
-@dataclass(frozen=True)
-class Rejected:
-    key: str
-    path: str
-    reason: str
-    detail: str
+    split: Split
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
 class WrittenShard:
-    """`shard` is None where no sample was valid. `reused`: the tar was in storage already."""
+    """`reused`: the tar was in storage already."""
 
-    shard: Shard | None
+    shard: Shard
     reused: bool
-    rejected: list[Rejected]
-    keys: list[str]
 
 
 def content_key(data: bytes) -> str:
@@ -54,32 +42,34 @@ def is_held_out(key: str, share: float) -> bool:
     return int(key[:8], 16) < share * 2**32
 
 
-def write_shard(
-    storage: Storage, name: str, source: Source, samples: list[Sample], split: Split, rules: ImageRules, encoding: str
-) -> WrittenShard:
-    """Writes the valid images of `samples`, in key order, unless the same shard is there already."""
-    buffer = io.BytesIO()
-    columns: dict[str, list] = {field: [] for field in ("key", "offset", "size", "crc32", "label", "width", "height")}
-    rejected = []
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for sample in sorted(samples, key=lambda sample: sample.key):
-            try:
-                image = decode(read_one(source, sample.path), rules)
-            except InvalidImage as error:
-                rejected.append(Rejected(sample.key, sample.path, error.reason, error.detail))
-                continue
-            data = encode(image.pixels, encoding)
-            if sample.label >= 0:
-                _add(tar, f"{sample.key}.cls", str(sample.label).encode())
-            offset = _add(tar, f"{sample.key}.{suffix(encoding)}", data)
-            row = (sample.key, offset, len(data), zlib.crc32(data), sample.label, rules.resolution, rules.resolution)
-            for column, value in zip(columns.values(), row, strict=True):
-                column.append(value)
-    if not columns["key"]:
-        return WrittenShard(None, False, rejected, [])
-    tar_bytes, index_bytes = buffer.getvalue(), write_index(columns)
-    name_of_tar = sha256(tar_bytes)
-    tar_path, index_path = (shard_path(name, name_of_tar, kind) for kind in ("tar", "parquet"))
+def write_shard(job: Job, plan: ShardPlan) -> WrittenShard:
+    """Writes the planned images, in key order, unless the same shard is there already.
+
+    Raises RunFailed for a file that they are taken from and that is missing or damaged.
+    """
+    rows = sorted(plan.rows, key=lambda row: row.key)
+    pieces, offsets, at = list[bytes](), list[int](), 0
+    for row, data in zip(rows, gather(job.storage, rows), strict=True):
+        members = [(f"{row.key}.cls", str(row.label).encode())] if row.label >= 0 else []
+        added = [
+            piece for each in starmap(member, [*members, (f"{row.key}.{suffix(job.encoding)}", data)]) for piece in each
+        ]
+        pieces += added
+        at += sum(map(len, added))
+        offsets.append(at - len(added[-1]) - len(data))
+    pieces.append(end(at))
+    side = job.rules.resolution
+    return _publish(job, b"".join(pieces), {
+        "key": [row.key for row in rows], "offset": offsets, "size": [row.size for row in rows],
+        "crc32": [row.crc32 for row in rows], "label": [row.label for row in rows],
+        "width": [side] * len(rows), "height": [side] * len(rows),
+    }, plan.split)  # fmt: skip
+
+
+def _publish(job: Job, tar_bytes: bytes, columns: dict[str, list], split: Split) -> WrittenShard:
+    storage = job.storage
+    index_bytes, name_of_tar = write_index(columns), sha256(tar_bytes)
+    tar_path, index_path = (shard_path(job.name, name_of_tar, kind) for kind in ("tar", "parquet"))
     reused = storage.exists(tar_path) and storage.exists(index_path)
     if reused:
         # Another pyarrow may have put the same rows in other bytes, which manifests name: those stay.
@@ -89,13 +79,4 @@ def write_shard(
     if not reused:
         storage.write(index_path, index_bytes)
         storage.write(tar_path, tar_bytes)
-    shard = Shard(name_of_tar, sha256(index_bytes), split, len(columns["key"]), len(tar_bytes))
-    return WrittenShard(shard, reused, rejected, columns["key"])
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Appends a member and returns the offset of its bytes."""
-    member = tarfile.TarInfo(name)
-    member.size, member.mtime, member.mode = len(data), 0, 0o444
-    tar.addfile(member, io.BytesIO(data))
-    return tar.offset - (len(data) + tarfile.BLOCKSIZE - 1) // tarfile.BLOCKSIZE * tarfile.BLOCKSIZE
+    return WrittenShard(Shard(name_of_tar, sha256(index_bytes), split, len(columns["key"]), len(tar_bytes)), reused)
