@@ -26,13 +26,12 @@ from pipeline.on_ray import Died, cluster, run_tasks
 from pipeline.progress import Progress, note, report
 from pipeline.shards.chunks import Chunk, chunks_of
 from pipeline.shards.copies import write_stored
-from pipeline.shards.gather import Row
 from pipeline.shards.hostile import surviving
 from pipeline.shards.job import Job, make_job
 from pipeline.shards.listing import write_listing
-from pipeline.shards.manifest import DatasetRef, Shard, commit_version, shard_path
+from pipeline.shards.manifest import DatasetRef, Shard, commit_version
 from pipeline.shards.parts import PREPARED_SCHEMA, part_path, parts_folder
-from pipeline.shards.plan import Division, choose, compare, divide, place, take_before, unread
+from pipeline.shards.plan import Division, choose, compare, divide, place, shard_plans, take_before, unread
 from pipeline.shards.prepare import prepare_chunk
 from pipeline.shards.tables import Tables
 from pipeline.shards.version import Outcome, assemble, conclude, read_before, settle
@@ -77,8 +76,8 @@ def shard_images(
         take_before(tables, [shard.sha256 for shard in before.shards], before.sources, before.removed)
         prepared, parts = _prepare(job, tables, compare(tables, listing, rehash), rehash)
 
-        classes, anew = choose(tables, prepared, before.classes)
-        copied = place(tables, anew, data.shard_images / 2 if compact else 0)
+        classes = choose(tables, prepared, before.classes)
+        copied = place(tables, data.shard_images / 2 if compact else 0)
         stored = scratch / "stored.parquet"
         write_stored(storage, name, [(number, before.shards[number]) for number in copied], stored)
         planned, division = divide(tables, stored, classes, data.held_out, data.shard_images)
@@ -162,7 +161,7 @@ def _write(job: Job, planned: Path, division: Division, parts: list[str], old: l
         return written
     report(Progress("shard", 0, total))
     with cluster():
-        for result in run_tasks(write_shard, job, _plans(job.name, planned, division, parts, old)):
+        for result in run_tasks(write_shard, job, shard_plans(job.name, planned, division, parts, old)):
             written.append(_again(job, result.argument) if isinstance(result, Died) else result)
             done += written[-1].shard.samples
             report(Progress("shard", done, total))
@@ -178,21 +177,6 @@ def _again(job: Job, plan: ShardPlan) -> WrittenShard:
         f"the task that writes a shard of {len(plan.rows):,} images died {1 + _TRIES} times;"
         " it may need more memory than there is: lower data.shard_images"
     )
-
-
-def _plans(name: str, planned: Path, division: Division, parts: list[str], old: list[Shard]) -> Iterator[ShardPlan]:
-    tars = [shard_path(name, shard.sha256, "tar") for shard in old]
-    with pq.ParquetFile(planned) as file:
-        batches = file.iter_batches(_ROWS)
-        waiting = list[tuple]()
-        for split, count in division.shards():
-            while len(waiting) < count:
-                waiting += zip(*(column.to_pylist() for column in next(batches).columns), strict=True)
-            taken, waiting = waiting[:count], waiting[count:]
-            yield ShardPlan(split, [
-                Row(key, label, parts[part] if shard is None else tars[shard], offset, size, crc32)
-                for key, label, part, shard, offset, size, crc32 in taken
-            ])  # fmt: skip
 
 
 def _refuse_if_empty(source: str, outcome: Outcome) -> None:

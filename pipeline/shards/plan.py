@@ -12,8 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.shards.manifest import Split
+from pipeline.shards.gather import Row
+from pipeline.shards.manifest import Shard, Split, shard_path
 from pipeline.shards.tables import Tables
+from pipeline.shards.write import ShardPlan
+
+BY_PATH = "by-path.parquet"  # the listing in the order of paths, a row for each id from 0 on
 
 _ROWS = 20_000  # held in memory
 
@@ -21,7 +25,7 @@ _ROWS = 20_000  # held in memory
 _BEFORE = """
 CREATE MACRO hex(key) AS replace(key::VARCHAR, '-', '');
 CREATE TABLE shards AS SELECT * FROM given;
-CREATE TABLE before AS
+CREATE VIEW before AS
     SELECT path, stamp, key::UUID AS key, label, status, reason, detail, number AS shard, bytes, width, height, mode
     FROM read_parquet({sources}) b LEFT JOIN shards s ON b.shard = s.sha256
     WHERE status <> 'kept' OR number IS NOT NULL;
@@ -40,44 +44,45 @@ CREATE TABLE settled AS
 """
 
 # `id` numbers the files by path. A file with the stamp that it had need not be opened, if what it holds is settled.
+_BY_PATH = (
+    "SELECT path, label, stamp, size, file_row_number AS place FROM read_parquet({listing}, file_row_number = true)"
+)
 _LISTING = """
-CREATE TABLE listing AS
-    SELECT row_number() OVER (ORDER BY path) AS id, path, label, stamp, size, file_row_number AS place
-    FROM read_parquet({listing}, file_row_number = true);
+CREATE VIEW listing AS
+    SELECT file_row_number AS id, path, label, stamp, size, place FROM read_parquet({by_path}, file_row_number = true);
 CREATE TABLE files AS
-    SELECT l.id, b.key FROM listing l JOIN before b ON b.path = l.path AND b.stamp = l.stamp
+    SELECT l.id, l.label, b.key FROM listing l JOIN before b ON b.path = l.path AND b.stamp = l.stamp
     WHERE NOT {rehash} AND l.stamp <> '' AND b.reason <> 'unreadable' AND b.key IN (SELECT key FROM settled);
+CREATE TABLE unread AS SELECT id, path, stamp, size, place FROM listing ANTI JOIN files USING (id);
 """
 
 _UNREAD = """
-SELECT l.id, l.path, l.stamp, l.size, hex(s.key) AS known
-FROM (SELECT * FROM listing ANTI JOIN files USING (id)) l
-LEFT JOIN before b ON b.path = l.path AND b.reason <> 'unreadable' LEFT JOIN settled s ON s.key = b.key
-ORDER BY l.place
+SELECT u.id, u.path, u.stamp, u.size, hex(s.key) AS known
+FROM unread u LEFT JOIN before b ON b.path = u.path AND b.reason <> 'unreadable' LEFT JOIN settled s ON s.key = b.key
+ORDER BY u.place
 """
 
 _PREPARED = """
 CREATE VIEW prepared AS SELECT * REPLACE (key::UUID AS key) FROM read_parquet({prepared});
-INSERT INTO files SELECT id, key FROM prepared;
+INSERT INTO files SELECT id, label, key FROM prepared JOIN listing USING (id);
 CREATE TABLE encoded AS SELECT key, min(id) AS id FROM prepared WHERE part IS NOT NULL GROUP BY key;
+CREATE TABLE candidates AS
+    SELECT f.key, f.id, s.shard AS was, s.shard IS NOT NULL AND f.label IS NOT DISTINCT FROM s.label AS same
+    FROM files f LEFT JOIN settled s ON s.key = f.key;
 """
 
 # Of equal files the one whose class was kept before stays, else the first by path.
 _CHOSEN = """
+CREATE OR REPLACE TABLE grouped AS
+    SELECT key, any_value(was) AS was, min(id) FILTER (same AND NOT {anew}) AS stays, min(id) AS first
+    FROM candidates GROUP BY key;
 CREATE OR REPLACE TABLE chosen AS
-    SELECT f.key, coalesce(
-        min(f.id) FILTER (NOT {anew} AND s.shard IS NOT NULL AND l.label IS NOT DISTINCT FROM s.label), min(f.id)
-    ) AS id
-    FROM files f JOIN listing l USING (id) LEFT JOIN settled s ON s.key = f.key
-    WHERE s.shard IS NOT NULL OR f.key IN (SELECT key FROM encoded)
-    GROUP BY f.key;
+    SELECT key, was, stays IS NOT NULL AS stays, coalesce(stays, first) AS id
+    FROM grouped WHERE was IS NOT NULL OR key IN (SELECT key FROM encoded);
 """
 
 _PLACED = """
-CREATE TABLE placed AS
-    SELECT c.key, c.id, l.label, s.shard AS was,
-        NOT {anew} AND s.shard IS NOT NULL AND l.label IS NOT DISTINCT FROM s.label AS stays
-    FROM chosen c JOIN listing l USING (id) LEFT JOIN settled s ON s.key = c.key;
+CREATE TABLE placed AS SELECT key, c.id, label, was, stays FROM chosen c JOIN listing USING (id);
 UPDATE placed SET stays = false WHERE stays AND was IN (
     SELECT was FROM placed WHERE stays GROUP BY was HAVING count(*) < {fewest});
 """
@@ -123,8 +128,9 @@ def take_before(tables: Tables, shards: list[str], sources: Path, removed: Path)
 
 def compare(tables: Tables, listing: Path, rehash: bool = False) -> int:
     """How many files of the listing have to be opened."""
-    tables.run(_LISTING, listing=listing, rehash=rehash)
-    return tables.one("SELECT (SELECT count(*) FROM listing) - (SELECT count(*) FROM files)")
+    tables.copy(f"{_BY_PATH} ORDER BY path", to := tables.folder / BY_PATH, listing=listing)
+    tables.run(_LISTING, by_path=to, rehash=rehash)
+    return tables.one("SELECT count(*) FROM unread")
 
 
 def unread(tables: Tables) -> Iterator[pa.RecordBatch]:
@@ -134,8 +140,8 @@ def unread(tables: Tables) -> Iterator[pa.RecordBatch]:
         yield from file.iter_batches(_ROWS)
 
 
-def choose(tables: Tables, prepared: Path, before: list[str]) -> tuple[list[str], bool]:
-    """Which file stands for each content. Returns the classes, and whether every image is placed anew.
+def choose(tables: Tables, prepared: Path, before: list[str]) -> list[str]:
+    """Which file stands for each content; returns the classes.
 
     Classes keep their numbers, which old shards hold; new ones come after them, sorted. If one is lost, all
     images are placed anew: a class without images would be trained on nothing.
@@ -143,11 +149,10 @@ def choose(tables: Tables, prepared: Path, before: list[str]) -> tuple[list[str]
     tables.run(_PREPARED, prepared=prepared)
     tables.run(_CHOSEN, anew=False)
     labels = _labels(tables)
-    anew = not set(before) <= labels
-    if anew:
+    if not set(before) <= labels:
         tables.run(_CHOSEN, anew=True)
         before, labels = [], _labels(tables)
-    return before + sorted(labels - set(before)), anew
+    return before + sorted(labels - set(before))
 
 
 def _labels(tables: Tables) -> set[str]:
@@ -155,12 +160,12 @@ def _labels(tables: Tables) -> set[str]:
     return {label for (label,) in found}
 
 
-def place(tables: Tables, anew: bool, fewest: float) -> list[int]:
+def place(tables: Tables, fewest: float) -> list[int]:
     """Which images go to new shards; those of shards that keep fewer than `fewest` too.
 
     Returns the numbers of the old shards that some of them are copied from.
     """
-    tables.run(_PLACED, anew=anew, fewest=fewest)
+    tables.run(_PLACED, fewest=fewest)
     found = tables.rows("SELECT DISTINCT was FROM placed WHERE NOT stays AND was IS NOT NULL ORDER BY was")
     return [number for (number,) in found]
 
@@ -180,3 +185,21 @@ def divide(
     apart = tables.one("SELECT count(*) FROM read_parquet({planned}) WHERE key < '" + below + "'", planned=to)
     assert pq.read_metadata(to).num_rows == total, "an index lacks an image that the sources name"
     return to, Division(apart, total - apart, shard_images)
+
+
+def shard_plans(
+    name: str, planned: Path, division: Division, parts: list[str], old: list[Shard]
+) -> Iterator[ShardPlan]:
+    """What `divide` wrote, shard by shard. `parts` are paths by number, `old` the shards before by number."""
+    tars = [shard_path(name, shard.sha256, "tar") for shard in old]
+    with pq.ParquetFile(planned) as file:
+        batches = file.iter_batches(_ROWS)
+        waiting = list[tuple]()
+        for split, count in division.shards():
+            while len(waiting) < count:
+                waiting += zip(*(column.to_pylist() for column in next(batches).columns), strict=True)
+            taken, waiting = waiting[:count], waiting[count:]
+            yield ShardPlan(split, [
+                Row(key, label, parts[part] if shard is None else tars[shard], offset, size, crc32)
+                for key, label, part, shard, offset, size, crc32 in taken
+            ])  # fmt: skip

@@ -1,6 +1,7 @@
 """Tables of any size on local disk, through DuckDB with a memory limit."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_LIMITS: dict[str, Any] = {"memory_limit": "400MB", "threads": 2}
+_LIMITS: dict[str, Any] = {"memory_limit": "500MB", "threads": 2, "preserve_insertion_order": False}
 
 
 class Tables:
@@ -44,18 +45,25 @@ class Tables:
         """Writes a query's rows, in its order, for another step to read."""
         self.run(f"COPY ({query}) TO {{to}} (FORMAT parquet)", given, to=to, **values)
 
-    def publish(self, query: str, to: Path, schema: pa.Schema, group: int) -> None:
-        """Writes a query's rows for good: the same rows give the same bytes. `group` rows are in memory at once."""
-        with pq.ParquetWriter(to, schema, compression="zstd") as writer:
-            for table in _groups(self._database.sql(query).to_arrow_reader(group), schema, group):
-                writer.write_table(table, row_group_size=group)
+
+def publish(files: list[Path], to: Path, schema: pa.Schema, group: int) -> None:
+    """Columns from files of as many rows each, side by side: the same rows give the same bytes.
+
+    `group` rows are in memory at once.
+    """
+    with ExitStack() as stack:
+        writer = stack.enter_context(pq.ParquetWriter(to, schema, compression="zstd"))
+        readers = [stack.enter_context(pq.ParquetFile(file)) for file in files]
+        for tables in zip(*(_groups(reader, group) for reader in readers), strict=True):
+            columns = {name: table[name] for table in tables for name in table.column_names}
+            writer.write_table(pa.table({name: columns[name] for name in schema.names}).cast(schema), group)
 
 
-def _groups(batches: pa.RecordBatchReader, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+def _groups(file: pq.ParquetFile, rows: int) -> Iterator[pa.Table]:
     """In tables of exactly `rows` rows, but for the last; one without rows if there are none at all."""
-    waiting = schema.empty_table()
-    for batch in batches:
-        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(schema)])
+    waiting = file.schema_arrow.empty_table()
+    for batch in file.iter_batches(rows):
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
         while waiting.num_rows > rows:
             yield waiting.slice(0, rows).combine_chunks()
             waiting = waiting.slice(rows)

@@ -18,8 +18,8 @@ from pipeline.shards.manifest import (
     load_manifest,
     shard_path,
 )
-from pipeline.shards.plan import Division
-from pipeline.shards.tables import Tables
+from pipeline.shards.plan import BY_PATH, Division
+from pipeline.shards.tables import Tables, publish
 from pipeline.storage import Storage, sha256
 
 # A row a file of the source. `status`: kept, duplicate or quarantined (for `reason`). `width` and `height` are those
@@ -57,21 +57,30 @@ CREATE TABLE gone AS
     LEFT JOIN kept k ON k.key = o.key AND k.shard = o.shard WHERE k.key IS NULL;
 """
 
+# One join at a time keeps to the memory that there is. The row of each file comes in the order of `id`.
+_FATES = """
+CREATE TABLE known AS
+    SELECT f.id, f.key, k.id AS stands, k.shard FROM files f LEFT JOIN kept k ON k.key = f.key;
+CREATE TABLE fates AS
+    SELECT k.id, k.key, k.stands, k.shard, s.reason, s.detail, s.bytes, s.width, s.height, s.mode
+    FROM known k LEFT JOIN settled s ON s.key = k.key;
+"""
 _SOURCES = """
-SELECT l.path, l.stamp, hex(f.key) AS key, l.label,
-    CASE WHEN k.id = l.id THEN 'kept' WHEN k.id IS NOT NULL THEN 'duplicate' ELSE 'quarantined' END AS status,
-    CASE WHEN k.id IS NULL THEN coalesce(nullif(r.reason, ''), s.reason) ELSE '' END AS reason,
-    CASE WHEN k.id IS NULL THEN coalesce(nullif(r.detail, ''), s.detail) ELSE '' END AS detail,
-    CASE WHEN k.id = l.id THEN h.sha256 ELSE '' END AS shard,
-    coalesce(r.bytes, s.bytes) AS bytes, coalesce(nullif(r.width, 0), s.width, 0) AS width,
-    coalesce(nullif(r.height, 0), s.height, 0) AS height, coalesce(nullif(r.mode, ''), s.mode, '') AS mode
-FROM listing l JOIN files f USING (id) LEFT JOIN kept k ON k.key = f.key LEFT JOIN shards h ON h.number = k.shard
-LEFT JOIN prepared r ON r.id = l.id LEFT JOIN settled s ON s.key = f.key
-ORDER BY l.id
+SELECT hex(f.key) AS key,
+    CASE WHEN stands = f.id THEN 'kept' WHEN stands IS NOT NULL THEN 'duplicate' ELSE 'quarantined' END AS status,
+    CASE WHEN stands IS NULL THEN coalesce(nullif(r.reason, ''), f.reason) ELSE '' END AS reason,
+    CASE WHEN stands IS NULL THEN coalesce(nullif(r.detail, ''), f.detail) ELSE '' END AS detail,
+    CASE WHEN stands = f.id THEN sha256 ELSE '' END AS shard,
+    coalesce(r.bytes, f.bytes) AS bytes, coalesce(nullif(r.width, 0), f.width, 0) AS width,
+    coalesce(nullif(r.height, 0), f.height, 0) AS height, coalesce(nullif(r.mode, ''), f.mode, '') AS mode
+FROM fates f LEFT JOIN shards ON number = f.shard LEFT JOIN prepared r ON r.id = f.id
+ORDER BY f.id
 """
 
+_QUARANTINE = "SELECT path, key, reason, detail FROM sources WHERE status = 'quarantined' ORDER BY path"
+
 _REMOVED = """
-SELECT sha256 AS shard, hex(key) AS key FROM gone JOIN shards ON number = shard JOIN alive USING (sha256)
+SELECT sha256 AS shard, hex(key) AS key FROM gone JOIN shards ON number = shard JOIN given USING (sha256)
 ORDER BY sha256, key
 """
 
@@ -169,13 +178,16 @@ def settle(tables: Tables, before: Before, planned: Path, division: Division, wr
 def conclude(tables: Tables, shards: list[Shard]) -> Outcome:
     """Makes the tables of the next version, whose shards are these."""
     paths = {name: tables.folder / f"next-{name}.parquet" for name in ("sources", "quarantine", "removed")}
-    tables.publish(_SOURCES, paths["sources"], SOURCES_SCHEMA, _GROUP)
     alive = pa.table({"sha256": pa.array([shard.sha256 for shard in shards], pa.string())})
-    tables.run("CREATE TABLE alive AS FROM given; CREATE VIEW sources AS FROM read_parquet({path})", alive,
-               path=paths["sources"])  # fmt: skip
-    refused = "SELECT path, key, reason, detail FROM sources WHERE status = 'quarantined' ORDER BY path"
-    tables.publish(refused, paths["quarantine"], QUARANTINE_SCHEMA, _GROUP)
-    tables.publish(_REMOVED, paths["removed"], REMOVED_SCHEMA, _REMOVED_GROUP)
+    rows = tables.folder / "rows.parquet"
+    tables.run(_FATES)
+    tables.copy(_SOURCES, rows)
+    publish([tables.folder / BY_PATH, rows], paths["sources"], SOURCES_SCHEMA, _GROUP)
+    tables.run("CREATE VIEW sources AS FROM read_parquet({path})", path=paths["sources"])
+    tables.copy(_QUARANTINE, rows)
+    publish([rows], paths["quarantine"], QUARANTINE_SCHEMA, _GROUP)
+    tables.copy(_REMOVED, rows, alive)
+    publish([rows], paths["removed"], REMOVED_SCHEMA, _REMOVED_GROUP)
     counts = tables.rows("SELECT status, reason, count(*) FROM sources GROUP BY ALL ORDER BY 3 DESC, reason")
     status = Counter[str]()
     for name, _, count in counts:
