@@ -65,8 +65,10 @@ class Released:
     reused: bool = False
 
 
-def shard(storage: Storage, config: Config) -> Ingest:
-    return shard_images(storage, config.name, config.data)
+def shard(
+    storage: Storage, config: Config, *, compact: bool = False, rebuild: bool = False, rehash: bool = False
+) -> Ingest:
+    return shard_images(storage, config.name, config.data, compact=compact, rebuild=rebuild, rehash=rehash)
 
 
 def plan(storage: Storage, config: Config, dataset: DatasetRef, anew: bool = False) -> RunPlan:
