@@ -78,23 +78,35 @@ def shard(
     resolution: Annotated[int | None, typer.Option(help="pixels a side; default 64 (28 for mnist5k)")] = None,
     channels: Annotated[int | None, typer.Option(help="1 or 3; default 3 (1 for mnist5k)")] = None,
     encoding: Annotated[str, typer.Option(help="raw, webp, png, or auto")] = "auto",
+    background: Annotated[str | None, typer.Option(help="what lies under transparent pixels; default white")] = None,
+    held_out: Annotated[float | None, typer.Option(help="share never trained on; default 0.05")] = None,
+    shard_images: Annotated[int | None, typer.Option(help="images a shard; default 1000")] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="merge shards that have few images")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="as if there were no version before")] = False,
+    rehash: Annotated[bool, typer.Option("--rehash", help="open files whose size and time did not change too")] = False,
     storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
     """Turns images into a dataset version: WebDataset tars, an index and a manifest.
 
+    Start it again when images were added or removed: only new ones are read, and only their shards written.
+
     Example: ganline shard ./photos --name photos --resolution 64
     """
 
     def act(console: Console) -> None:
-        data = {"source": source, "resolution": resolution, "channels": channels, "encoding": encoding}
+        keys = {"background": background, "held_out": held_out, "shard_images": shard_images}
+        data = {
+            "source": source, "resolution": resolution, "channels": channels, "encoding": encoding,
+            **{key: value for key, value in keys.items() if value is not None},
+        }  # fmt: skip
         config = parse_config({"name": name, "data": data}, "shard")
         preflight.check_source(config, for_training=False)
         place = prepared(storage, config)
         with working(console, place, "shard"), console.progress():
             from flows import stages
 
-            ingest = stages.shard(place, config)
+            ingest = stages.shard(place, config, compact=compact, rebuild=rebuild, rehash=rehash)
         console.result(summary.ingest_values(ingest), summary.ingest_lines(ingest, place))
 
     run_command(act, as_json, resumable=True)

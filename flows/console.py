@@ -110,8 +110,9 @@ class _Bars:
     def report(self, progress: Progress) -> None:
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, figures="")
-        done = min(progress.done, progress.total)
-        self._bars.update(self._tasks[progress.stage], completed=done, figures=_figures(progress))
+        done = min(progress.done, progress.total or progress.done)
+        figures = _figures(progress)
+        self._bars.update(self._tasks[progress.stage], completed=done, total=progress.total, figures=figures)
 
 
 class _Lines:
@@ -130,15 +131,16 @@ class _Lines:
         self._console.say(line)
 
     def report(self, progress: Progress) -> None:
-        now, done = time.monotonic(), min(progress.done, progress.total)
+        now, done = time.monotonic(), min(progress.done, progress.total or progress.done)
         begun, first = self._begun.setdefault(progress.stage, (now, done))
         told, told_done = self._told.get(progress.stage, (-_PLAIN_PERIOD_SECONDS, -1))
         ended = done == progress.total and told_done != done
         if done == told_done or (now - told < _PLAIN_PERIOD_SECONDS and not ended):
             return
         self._told[progress.stage] = now, done
-        line = f"{progress.stage}: {done:,} of {progress.total:,} images"
-        if done > first and done < progress.total:
+        of = f" of {progress.total:,}" if progress.total is not None else ""
+        line = f"{progress.stage}: {done:,}{of} images"
+        if progress.total and first < done < progress.total:
             rate = progress.figures.get("images_per_second") or (done - first) / (now - begun)
             left = (progress.total - done) / rate
             line += f", {int(left) // 60}:{int(left) % 60:02d} left"

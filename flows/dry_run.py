@@ -11,8 +11,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.ingest.source import open_source
 from pipeline.shards.manifest import DatasetRef
-from pipeline.shards.plan import known_keys
-from pipeline.shards.version import read_before
+from pipeline.shards.preview import unread
 from pipeline.storage import Storage
 from pipeline.training.checkpoint import newest_checkpoint
 from pipeline.training.plan import plan_run
@@ -21,13 +20,11 @@ from pipeline.training.plan import plan_run
 def describe_run(storage: Storage, config: Config) -> tuple[dict[str, Any], list[str]]:
     """The plan as values and as lines. Writes nothing, starts nothing; raises UserError as the run would."""
     check_source(config, for_training=True)
-    items = list(open_source(config.data.source, config.data.labels, config.data.image_column).items())
-    before = read_before(storage, config.name, config.data)
-    unread = len(items) - len(known_keys(items, before.origins))
-    unchanged = before.dataset if not unread else None
-    classes = len({item.label for item in items if item.label is not None})
+    data = config.data
+    found = unread(storage, config.name, data, open_source(data.source, data.labels, data.image_column))
+    unchanged = found.dataset if not found.to_read else None
     assert config.data.channels is not None
-    spec = config.network_spec(config.data.channels, classes)
+    spec = config.network_spec(config.data.channels, found.classes)
     with torch.device("meta"):
         sizes = {
             "generator": _parameters(build_generator(spec)),
@@ -35,7 +32,7 @@ def describe_run(storage: Storage, config: Config) -> tuple[dict[str, Any], list
         }
     values: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
-        "source": {"images": len(items), "classes": classes, "to_read": unread},
+        "source": {"images": found.files, "classes": found.classes, "to_read": found.to_read},
         "parameters": sizes,
         "steps": -(-config.training.images // config.training.batch),
         "reused": {"dataset": unchanged.digest if unchanged else None, **_run(storage, config, unchanged)},
@@ -43,7 +40,7 @@ def describe_run(storage: Storage, config: Config) -> tuple[dict[str, Any], list
     reused = values["reused"]
     lines = [
         yaml.safe_dump(values["config"], sort_keys=False).rstrip(),
-        f"source    {len(items):,} files, {classes} classes; {unread:,} to read and shard",
+        f"source    {found.files:,} files, {found.classes} classes; {found.to_read:,} to read and shard",
         f"networks  generator {sizes['generator']:,} parameters, discriminator {sizes['discriminator']:,}",
         f"training  {values['steps']:,} steps of {config.training.batch}",
         f"reused    dataset {(reused['dataset'] or 'none')[:12]}, run {reused['run'] or 'none'},"

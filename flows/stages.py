@@ -68,8 +68,10 @@ class Released:
     reused: bool = False
 
 
-def shard(storage: Storage, config: Config) -> Ingest:
-    ingest = shard_images(storage, config.name, config.data)
+def shard(
+    storage: Storage, config: Config, *, compact: bool = False, rebuild: bool = False, rehash: bool = False
+) -> Ingest:
+    ingest = shard_images(storage, config.name, config.data, compact=compact, rebuild=rebuild, rehash=rehash)
     report_once(storage, ingest.dataset)
     return ingest
 

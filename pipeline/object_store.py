@@ -1,8 +1,9 @@
 """What pyarrow leaves undone on S3 and GCS: bounds on how long it tries, whole reads, whole or no uploads."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from pyarrow import fs
+from pyarrow import NativeFile, fs
 
 # The SDKs' own, for a single request; what goes on longer is ours, and is logged.
 _S3_ATTEMPTS = 2
@@ -32,22 +33,30 @@ def _bounded(filesystem: fs.S3FileSystem) -> fs.S3FileSystem:
 def read_whole(filesystem: fs.FileSystem, place: str, offset: int, size: int | None) -> bytes:
     """`size` bytes from `offset` on, None for all; OSError if not all of them came, ValueError if there are less."""
     with filesystem.open_input_file(place) as file:
-        whole = file.size()
-        size = whole - offset if size is None else size
-        if offset + size > whole:
-            raise ValueError(f"{place} has {whole} bytes: there are no {size} from byte {offset} on")
-        # Of an answer from S3 that ends too soon pyarrow says that all of it came, and leaves the rest of the
-        # buffer as it was: with a mark in its last byte. A file that ends like one mark ends not like the other.
-        data = bytearray(size)
-        for mark in _MARKS:
-            data[-1:] = mark if size else b""
-            file.seek(offset)
-            if file.readinto(data) == size and (size == 0 or data[-1:] != mark):
-                return bytes(data)
+        return _whole(file, place, offset, file.size() - offset if size is None else size)
+
+
+def read_ranges(filesystem: fs.FileSystem, place: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
+    """`read_whole` of each (offset, size), the file being opened once."""
+    with filesystem.open_input_file(place) as file:
+        return [_whole(file, place, offset, size) for offset, size in ranges]
+
+
+def _whole(file: NativeFile, place: str, offset: int, size: int) -> bytes:
+    if offset + size > file.size():
+        raise ValueError(f"{place} has {file.size()} bytes: there are no {size} from byte {offset} on")
+    # Of an answer from S3 that ends too soon pyarrow says that all of it came, and leaves the rest of the
+    # buffer as it was: with a mark in its last byte. A file that ends like one mark ends not like the other.
+    data = bytearray(size)
+    for mark in _MARKS:
+        data[-1:] = mark if size else b""
+        file.seek(offset)
+        if file.readinto(data) == size and (size == 0 or data[-1:] != mark):
+            return bytes(data)
     raise OSError(f"only a part of {size} bytes came")
 
 
-def upload(filesystem: fs.FileSystem, place: str, data: bytes) -> None:
+def upload(filesystem: fs.FileSystem, place: str, data: bytes | memoryview) -> None:
     """Raises OSError if the store does not say that it holds as many bytes afterwards."""
     # An open stream publishes what it holds when it is dropped, an empty file at worst. So nothing may come
     # between opening and closing it, and Ctrl-C and SIGTERM come to the main thread alone.
@@ -58,6 +67,6 @@ def upload(filesystem: fs.FileSystem, place: str, data: bytes) -> None:
         raise OSError(f"{stored} of {len(data)} bytes were stored")
 
 
-def _publish(filesystem: fs.FileSystem, place: str, data: bytes) -> None:
+def _publish(filesystem: fs.FileSystem, place: str, data: bytes | memoryview) -> None:
     with filesystem.open_output_stream(place) as stream:
         stream.write(data)

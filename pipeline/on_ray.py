@@ -9,10 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from pipeline.errors import Unavailable
 from pipeline.ray_guard import guarded
@@ -86,6 +87,13 @@ def _join(address: str, own: dict[str, Any]) -> None:
         ) from None
 
 
+@dataclass(frozen=True)
+class Died:
+    """What `run_tasks` gives for an argument whose task's process died, or took its result with it."""
+
+    argument: Any
+
+
 def run_tasks(
     function: Callable[..., Any], shared: Any, arguments: Iterable[Any], at_once: int | None = None
 ) -> Iterator[Any]:
@@ -93,21 +101,24 @@ def run_tasks(
 
     A few more tasks than there are CPUs are under way at once, so results never pile up.
     """
-    remote = ray.remote(num_cpus=1)(function)
+    # Whether a task that died is tried again is the caller's matter: Ray would, for ever where memory ran out.
+    remote = ray.remote(num_cpus=1, max_retries=0)(function)
     shared_ref = ray.put(shared)
     limit = at_once or int(ray.cluster_resources().get("CPU", 1)) + 2
-    under_way: deque[ray.ObjectRef] = deque()
+    under_way: deque[tuple[Any, ray.ObjectRef]] = deque()
     for argument in arguments:
-        under_way.append(remote.remote(shared_ref, argument))
+        under_way.append((argument, remote.remote(shared_ref, argument)))
         if len(under_way) >= limit:
-            yield _result(under_way.popleft())
+            yield _result(*under_way.popleft())
     while under_way:
-        yield _result(under_way.popleft())
+        yield _result(*under_way.popleft())
 
 
-def _result(task: ray.ObjectRef) -> Any:
+def _result(argument: Any, task: ray.ObjectRef) -> Any:
     """Raises what the task raised, not Ray's wrapping of it."""
     try:
         return ray.get(task)
     except RayTaskError as error:
         raise error.cause from None
+    except (WorkerCrashedError, OutOfMemoryError, NodeDiedError, ObjectLostError):
+        return Died(argument)

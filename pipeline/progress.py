@@ -8,11 +8,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` images of a stage; `figures` are shown beside it, losses for instance."""
+    """`done` of `total` images of a stage (None: not known yet); `figures` are shown beside it, losses for instance."""
 
     stage: str
     done: int
-    total: int
+    total: int | None
     figures: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -10,19 +10,21 @@ nobody has run there.
 
 import hashlib
 import json
+import mmap
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from pyarrow import fs
 
 from pipeline.errors import Unavailable, UserError
 from pipeline.location import absolute, connect
-from pipeline.object_store import read_whole, upload
+from pipeline.object_store import read_ranges, read_whole, upload
 from pipeline.patience import Patience, first_line, may_pass
 from pipeline.redact import redact
 
@@ -30,6 +32,7 @@ DEFAULT_ROOT = ".ganline"
 _UNFINISHED = ".tmp"
 _PATIENCE = Patience()
 _LITTLE_PATIENCE = Patience(attempts=3, seconds=5.0)
+_COPIED = 64 << 20  # bytes at a time
 T = TypeVar("T")
 
 
@@ -112,13 +115,37 @@ class Storage:
         filesystem, base = self._connect()
         return filesystem, f"{base}/{path}"
 
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Exactly the bytes of each (offset, size), the file being opened once. Raises as `read_range`."""
+        return self._call("reading", path, lambda filesystem, place: read_ranges(filesystem, place, ranges))
+
+    def download(self, path: str, local: Path) -> None:
+        """Copies a file, however large, to this machine's disk; raises as `read`."""
+        size = self.size(path)
+        with open(local, "wb") as file:
+            for offset in range(0, size, _COPIED):
+                file.write(self.read_range(path, offset, min(_COPIED, size - offset)))
+
+    def upload(self, local: Path, path: str) -> None:
+        """Publishes a local file, however large, at `path`, replacing what is there."""
+        with open(local, "rb") as file:
+            if self.is_local:
+                with _replacing(self.local_path(path)) as there:
+                    shutil.copyfileobj(file, there, _COPIED)
+            elif os.path.getsize(local):
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    self.write(path, memoryview(data))
+            else:
+                self.write(path, b"")
+
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))
 
-    def write(self, path: str, data: bytes, patience: Patience | None = None) -> None:
+    def write(self, path: str, data: bytes | memoryview, patience: Patience | None = None) -> None:
         """Publishes `data` at `path`, replacing what is there."""
         if self.is_local:
-            _write_local(self.local_path(path), data)
+            with _replacing(self.local_path(path)) as file:
+                file.write(data)
         else:
             self._call("writing", path, lambda filesystem, place: upload(filesystem, place, data), patience)
 
@@ -192,12 +219,14 @@ def cache_root(storage: Storage) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ganline").expanduser()
 
 
-def _write_local(path: Path, data: bytes) -> None:
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which takes the place of `path` on disk when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -6,6 +6,7 @@ commit. Shards are named by their own bytes, never changed, and shared between v
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.digest import digest
@@ -121,11 +122,11 @@ def all_versions(storage: Storage, name: str) -> list[DatasetRef]:
     return [DatasetRef(name, path.rpartition("/")[2]) for path in folders if storage.exists(f"{path}/manifest.json")]
 
 
-def commit_version(storage: Storage, name: str, manifest: Manifest, tables: dict[str, bytes]) -> DatasetRef:
-    """Publishes the tables, then the manifest, then the pointer to it."""
+def commit_version(storage: Storage, name: str, manifest: Manifest, tables: dict[str, Path]) -> DatasetRef:
+    """Publishes the tables, from local disk, then the manifest, then the pointer to it."""
     dataset = DatasetRef(name, manifest.digest)
-    for table, data in tables.items():
-        storage.write(f"{dataset.folder}/{table}.parquet", data)
+    for table, path in tables.items():
+        storage.upload(path, f"{dataset.folder}/{table}.parquet")
     # A version that is there already keeps its manifest: only the parent's name could differ.
     if not storage.exists(f"{dataset.folder}/manifest.json"):
         storage.write_json(f"{dataset.folder}/manifest.json", manifest.to_dict())

@@ -1,27 +1,46 @@
 """The shard stage: a source of images to a committed dataset version, its work spread over Ray tasks.
 
-A source that grew gets new shards for its new images alone; one that shrank hides what is gone; one that
-did not change costs a listing, and no Ray.
+Three steps. PREPARE reads what is new, a chunk of neighbours a task. PLAN decides what each new shard holds. SHARD
+writes them, one a task. Tasks hold a chunk or a shard in memory, this process what DuckDB is given: whatever the
+source's size. A source that grew gets new shards for its new images alone; one that shrank hides what is gone; one
+that did not change costs a listing, and no Ray.
 """
 
-from collections import Counter
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from filecmp import cmp
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from pipeline.config import Data
-from pipeline.errors import UserError
-from pipeline.ingest.image import ImageRules, InvalidImage, rules_of
-from pipeline.ingest.source import Source, open_source, read_one
-from pipeline.on_ray import cluster, run_tasks
-from pipeline.progress import Progress, report
+from pipeline.errors import RunFailed, UserError
+from pipeline.ingest.problems import check_shares
+from pipeline.locks import exclusive
+from pipeline.on_ray import Died, cluster, run_tasks
+from pipeline.progress import Progress, note, report
+from pipeline.shards.chunks import Chunk, chunks_of
 from pipeline.shards.forgotten import forgotten_keys
-from pipeline.shards.manifest import DatasetRef, commit_version
-from pipeline.shards.plan import Origin, ShardPlan, known_keys, leave_out, plan_shards, resolve, write_origins
-from pipeline.shards.version import Before, assemble, class_names, has_lost_a_class, read_before, settle
-from pipeline.shards.write import WrittenShard, content_key, write_shard
-from pipeline.storage import Storage
+from pipeline.shards.hostile import surviving
+from pipeline.shards.job import Job, make_job
+from pipeline.shards.listing import write_listing
+from pipeline.shards.manifest import DatasetRef, Shard, commit_version
+from pipeline.shards.parts import PREPARED_SCHEMA, part_path, parts_folder
+from pipeline.shards.plan import Division, choose, compare, divide, place, shard_plans, take_before, unread
+from pipeline.shards.prepare import prepare_chunk
+from pipeline.shards.store import Stored
+from pipeline.shards.stored import write_stored
+from pipeline.shards.tables import Tables
+from pipeline.shards.version import Outcome, assemble, conclude, read_before, settle
+from pipeline.shards.write import ShardPlan, write_shard
+from pipeline.storage import Storage, cache_root, sha256
 
-_SCAN_CHUNK = 500
+_ROWS = 50_000  # of what became of files that are held in memory
+_TRIES = 2  # more, of a task that died
 
 
 @dataclass(frozen=True)
@@ -38,48 +57,44 @@ class Ingest:
     duplicates: int
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What every task of an ingest shares."""
-
-    storage: Storage
-    name: str
-    source: Source
-    rules: ImageRules
-    encoding: str
-    quality: int
-
-
-def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
+def shard_images(
+    storage: Storage, name: str, data: Data, *, compact: bool = False, rebuild: bool = False, rehash: bool = False
+) -> Ingest:
     """Brings the dataset `name` up to date with `data.source`.
+
+    `compact` merges shards that have lost most of their images, or never had many; `rebuild` begins as if there were
+    no version before; `rehash` opens files whose size and time are what they were too.
 
     Raises UserError for a source that is missing, empty, or holds no valid image; nothing is committed then.
     """
-    source = open_source(data.source, data.labels, data.image_column)
-    items = list(source.items())
-    before = read_before(storage, name, data)
-    job = _Job(storage, name, source, rules_of(data), data.encoding, data.quality)
+    assert data.resolution is not None and data.channels is not None
+    job = make_job(storage, name, data)
+    with _alone(storage, name) as scratch, Tables(scratch) as tables:
+        files = write_listing(job.source.items(), listing := scratch / "listing.parquet")
+        before = read_before(storage, name, data, scratch, rebuild)
+        take_before(tables, [shard.sha256 for shard in before.shards], before.sources, before.removed)
+        prepared, parts = _prepare(job, tables, compare(tables, listing, rehash), rehash)
 
-    keys = known_keys(items, before.origins)
-    unread = [item.path for item in items if item.path not in keys]
-    keys |= _content_keys(job, unread)
-    forgotten = forgotten_keys(storage, name)
-    origins = leave_out(resolve(items, keys, before.origins), forgotten)
-    if has_lost_a_class(before, origins):
-        before, origins = Before(), leave_out(resolve(items, keys, []), forgotten)
-    classes = class_names(before, origins)
-    written = _write_shards(job, plan_shards(origins, classes, data.held_out, data.shard_images))
-    origins = settle(origins, written)
-    quarantined = Counter(origin.reason for origin in origins if origin.status == "quarantined")
-    _refuse_if_empty(data.source, origins, quarantined)
+        classes = choose(tables, prepared, before.classes, forgotten_keys(storage, name))
+        copied = place(tables, data.shard_images / 2 if compact else 0)
+        stored = scratch / "stored.parquet"
+        write_stored(storage, name, [(number, before.shards[number]) for number in copied], stored)
+        planned, division = divide(tables, stored, classes, data.held_out, data.shard_images)
+        written = _write(job, planned, division, parts, before.shards)
 
-    manifest, tables = assemble(before, data, classes, origins, written)
-    unchanged = before.dataset and before.dataset.digest == manifest.digest and before.origins == origins
-    if unchanged and before.dataset:
-        dataset = before.dataset
-    else:
-        dataset = commit_version(storage, name, manifest, {**tables, "sources": write_origins(origins)})
-    fresh = sum(1 for result in written if result.shard and not result.reused)
+        shards = settle(tables, before, planned, division, [result.shard for result in written])
+        outcome = conclude(tables, shards)
+        _refuse_if_empty(data.source, outcome)
+        check_shares(outcome.quarantined, files, data.problems)
+        manifest = assemble(tables, before, data, classes, shards, outcome)
+        same = before.dataset is not None and before.dataset.digest == manifest.digest
+        if before.dataset and same and cmp(before.sources, outcome.tables["sources"], shallow=False):
+            dataset = before.dataset
+        else:
+            dataset = commit_version(storage, name, manifest, outcome.tables)
+        # Of this ingest, and of others that died: nobody else is at work here.
+        storage.delete_folder(parts_folder(name))
+    fresh = sum(not result.reused for result in written)
     return Ingest(
         dataset=dataset,
         samples=manifest.samples,
@@ -87,62 +102,84 @@ def shard_images(storage: Storage, name: str, data: Data) -> Ingest:
         channels=manifest.channels,
         shards_written=fresh,
         shards_reused=len(manifest.shards) - fresh,
-        quarantined=dict(quarantined),
-        duplicates=sum(origin.status == "duplicate" for origin in origins),
+        quarantined=outcome.quarantined,
+        duplicates=outcome.duplicates,
     )
 
 
-@lru_cache(maxsize=1)
-def _kept(source: Source) -> Source:
-    """One copy a process: an archive has to be listed, or unpacked, before the first image can be read."""
-    return source
+@contextmanager
+def _alone(storage: Storage, name: str) -> Iterator[Path]:
+    """A folder on local disk for this ingest's tables. Raises UserError while another is at work on the dataset."""
+    here = cache_root(storage) / "ingests" / f"{name}-{sha256(storage.uri.encode())[:8]}"
+    busy = f"dataset {name} is being sharded already; wait for it, or stop it first"
+    with exclusive(here.with_name(f"{here.name}.lock"), busy):
+        shutil.rmtree(here, ignore_errors=True)  # of one that was killed
+        here.mkdir(parents=True)
+        try:
+            yield here
+        finally:
+            shutil.rmtree(here, ignore_errors=True)
 
 
-def _content_keys(job: _Job, paths: list[str]) -> dict[str, str]:
-    """Content key of each file."""
-    if not paths:
-        return {}
-    chunks = [paths[at : at + _SCAN_CHUNK] for at in range(0, len(paths), _SCAN_CHUNK)]
-    keys: list[str] = []
+def _prepare(job: Job, tables: Tables, total: int, rehash: bool) -> tuple[Path, list[str]]:
+    """Reads the unread files: what became of each, and the paths of the parts by the numbers that are used there."""
+    parts, done = list[str](), 0
+    with pq.ParquetWriter(to := tables.folder / "prepared.parquet", PREPARED_SCHEMA) as writer:
+        if not total:
+            return to, parts
+        finished = {entry.path for entry in job.storage.list(parts_folder(job.name))}
+        chunks = _counted(chunks_of(job, unread(tables), total, finished, rehash))
+        waiting = list[pa.Table]()
+        report(Progress("prepare", 0, total))
+        with cluster():
+            for part, table in surviving(run_tasks, prepare_chunk, job, chunks):
+                number = pa.array([len(parts)] * len(table), pa.int32())
+                waiting.append(table.add_column(1, "part", pc.if_else(table["offset"].is_valid(), number, None)))
+                parts.append(part_path(job.name, part))
+                done += len(table)
+                report(Progress("prepare", done, total))
+                if sum(map(len, waiting)) >= _ROWS:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting = []
+        writer.write_table(pa.concat_tables([PREPARED_SCHEMA.empty_table(), *waiting]))
+    return to, parts
+
+
+def _counted(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    reused = 0
+    for chunk in chunks:
+        reused += len(chunk.paths) if chunk.finished else 0
+        yield chunk
+    if reused:
+        note(f"{reused:,} images were prepared by an ingest that was interrupted; they are not read again")
+
+
+def _write(job: Job, planned: Path, division: Division, parts: list[str], old: list[Shard]) -> list[Stored]:
+    """Writes each planned shard; results in the plan's order."""
+    written, done, total = list[Stored](), 0, division.held_out + division.train
+    if not total:
+        return written
+    report(Progress("shard", 0, total))
     with cluster():
-        for chunk in run_tasks(_hash_files, job, chunks):
-            keys += chunk
-            report(Progress("scan", len(keys), len(paths)))
-    return dict(zip(paths, keys, strict=True))
-
-
-def _hash_files(job: _Job, paths: list[str]) -> list[str]:
-    return [_hash_file(job, path) for path in paths]
-
-
-def _hash_file(job: _Job, path: str) -> str:
-    try:
-        return content_key(read_one(_kept(job.source), path))
-    except InvalidImage:  # writing its shard meets it again, and quarantines it with the reason
-        return content_key(b"unreadable " + path.encode())
-
-
-def _write_shards(job: _Job, plans: list[ShardPlan]) -> list[WrittenShard]:
-    """Writes each planned shard, one a task; results in the plan's order."""
-    if not plans:
-        return []
-    total, written = sum(len(plan.samples) for plan in plans), []
-    with cluster():
-        done = 0
-        for plan, result in zip(plans, run_tasks(_write_shard, job, plans), strict=True):
-            written.append(result)
-            done += len(plan.samples)
+        for result in run_tasks(write_shard, job, shard_plans(job.name, planned, division, parts, old)):
+            written.append(_again(job, result.argument) if isinstance(result, Died) else result)
+            done += written[-1].shard.samples
             report(Progress("shard", done, total))
     return written
 
 
-def _write_shard(job: _Job, plan: ShardPlan) -> WrittenShard:
-    return write_shard(
-        job.storage, job.name, _kept(job.source), plan.samples, plan.split, job.rules, job.encoding, job.quality
+def _again(job: Job, plan: ShardPlan) -> Stored:
+    for _ in range(_TRIES):
+        (result,) = run_tasks(write_shard, job, [plan])
+        if not isinstance(result, Died):
+            return result
+    raise RunFailed(
+        f"the task that writes a shard of {len(plan.rows):,} images died {1 + _TRIES} times;"
+        " it may need more memory than there is: lower data.shard_images"
     )
 
 
-def _refuse_if_empty(source: str, origins: list[Origin], quarantined: Counter) -> None:
-    if not any(origin.status == "kept" for origin in origins):
-        reasons = ", ".join(f"{count} {reason}" for reason, count in quarantined.most_common())
+def _refuse_if_empty(source: str, outcome: Outcome) -> None:
+    if not outcome.kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in outcome.quarantined.items())
         raise UserError(f"{source} holds no valid image ({reasons}); check what the files are")

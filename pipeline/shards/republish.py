@@ -16,7 +16,7 @@ from pipeline.shards.encoding import suffix
 from pipeline.shards.forgotten import Superseded, successor
 from pipeline.shards.index import to_parquet
 from pipeline.shards.manifest import DatasetRef, Manifest, Shard, shard_path
-from pipeline.shards.tar import Encoded, store_shard
+from pipeline.shards.store import Encoded, store_shard
 from pipeline.shards.version import REMOVED_SCHEMA
 from pipeline.storage import Storage, sha256
 
@@ -51,9 +51,8 @@ def rewrite_shards(storage: Storage, plan: Forgetting, manifests: Mapping[str, M
     }
     total, done, rewritten = sum(shard.samples for shard, _ in named.values()), 0, {}
     for sha, (shard, extension) in sorted(named.items()):
-        images = _others(storage, plan.name, sha, plan.holders[sha].keys())
-        stored = store_shard(storage, plan.name, shard.split, extension, images)
-        rewritten[sha] = stored.shard if stored else None
+        images = list(_others(storage, plan.name, sha, plan.holders[sha].keys()))
+        rewritten[sha] = store_shard(storage, plan.name, shard.split, extension, images).shard if images else None
         done += shard.samples
         report(Progress("forget", done, total))
     return rewritten

@@ -1,42 +1,21 @@
-"""One shard: images decoded, brought to size, and written in key order."""
+"""One shard of an ingest: encoded images gathered from where they lie, and stored."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.ingest.image import ImageRules, InvalidImage, decode
-from pipeline.ingest.source import Source, read_one
-from pipeline.shards.encoding import JPEG_QUALITY, encode, suffix
-from pipeline.shards.manifest import Shard, Split
-from pipeline.shards.tar import Encoded, store_shard
-from pipeline.storage import Storage
+from pipeline.shards.encoding import suffix
+from pipeline.shards.gather import Row, gather
+from pipeline.shards.job import Job
+from pipeline.shards.manifest import Split
+from pipeline.shards.store import Encoded, Stored, store_shard
 
 
 @dataclass(frozen=True)
-class Sample:
-    """An image still to be read: its key, its path in the source, its class (-1: none)."""
+class ShardPlan:
+    """The images of one shard and where they are to be had."""
 
-    key: str
-    path: str
-    label: int
-
-
-@dataclass(frozen=True)
-class Rejected:
-    key: str
-    path: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class WrittenShard:
-    """`shard` is None where no sample was valid. `reused`: the tar was in storage already."""
-
-    shard: Shard | None
-    reused: bool
-    rejected: list[Rejected]
-    keys: list[str]
+    split: Split
+    rows: list[Row]
 
 
 def content_key(data: bytes) -> str:
@@ -49,36 +28,13 @@ def is_held_out(key: str, share: float) -> bool:
     return int(key[:8], 16) < share * 2**32
 
 
-def write_shard(
-    storage: Storage,
-    name: str,
-    source: Source,
-    samples: list[Sample],
-    split: Split,
-    rules: ImageRules,
-    encoding: str,
-    quality: int = JPEG_QUALITY,
-) -> WrittenShard:
-    """Writes the valid images of `samples`, in key order, unless the same shard is there already."""
-    rejected: list[Rejected] = []
-    stored = store_shard(
-        storage, name, split, suffix(encoding), _encoded(source, samples, rules, encoding, quality, rejected)
-    )
-    if stored is None:
-        return WrittenShard(None, False, rejected, [])
-    return WrittenShard(stored.shard, stored.reused, rejected, stored.keys)
+def write_shard(job: Job, plan: ShardPlan) -> Stored:
+    """Writes the planned images, in key order, unless the same shard is there already.
 
-
-def _encoded(
-    source: Source, samples: list[Sample], rules: ImageRules, encoding: str, quality: int, rejected: list[Rejected]
-) -> Iterator[Encoded]:
-    """The valid images in key order; the others go to `rejected`."""
-    for sample in sorted(samples, key=lambda sample: sample.key):
-        try:
-            image = decode(read_one(source, sample.path), rules, sample.path)
-        except InvalidImage as error:
-            rejected.append(Rejected(sample.key, sample.path, error.reason, error.detail))
-            continue
-        yield Encoded(
-            sample.key, sample.label, encode(image.pixels, encoding, quality), rules.resolution, rules.resolution
-        )
+    Raises RunFailed for a file that they are taken from and that is missing or damaged.
+    """
+    rows, side = sorted(plan.rows, key=lambda row: row.key), job.rules.resolution
+    images = [
+        Encoded(row.key, row.label, data, side, side) for row, data in zip(rows, gather(job.storage, rows), strict=True)
+    ]
+    return store_shard(job.storage, job.name, plan.split, suffix(job.encoding), images)

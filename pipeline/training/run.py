@@ -1,12 +1,11 @@
 """A run in storage: its lock, its stop word, the word of its failure."""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.locks import exclusive
 from pipeline.storage import Storage, cache_root
 from pipeline.training.checkpoint import run_folder
 from pipeline.training.telemetry import telemetry_path
@@ -14,21 +13,10 @@ from pipeline.training.telemetry import telemetry_path
 
 @contextmanager
 def only_writer(storage: Storage, run: str) -> Iterator[None]:
-    """Holds the run's lock. Raises UserError if another process on this machine holds it.
-
-    The kernel lets go of an flock when its owner dies, however it dies.
-    """
+    """Holds the run's lock. Raises UserError if another process on this machine holds it."""
     folder = storage.local_path(run_folder(run)) if storage.is_local else cache_root(storage) / run_folder(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"run {run} is being trained already; wait for it, or stop it first") from None
+    with exclusive(folder / "lock", f"run {run} is being trained already; wait for it, or stop it first"):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def begin_anew(storage: Storage, run: str) -> None:

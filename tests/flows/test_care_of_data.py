@@ -7,13 +7,13 @@ from pathlib import Path
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from pipeline.config import DataGate
 from pipeline.registry.server import client
 from pipeline.shards.manifest import DatasetRef, latest_version
-from pipeline.shards.plan import read_origins
 from pipeline.storage import Storage
 from pipeline.trust.gate import admit
 
@@ -48,7 +48,7 @@ def dataset(storage) -> DatasetRef:
 
 
 def test_it_says_first_and_then_does_and_names_the_releases(embedded, storage, dataset):
-    first, second = (origin.key for origin in read_origins(storage, dataset)[:2])
+    first, second = pq.read_table(storage.local_path(f"{dataset.folder}/sources.parquet"))["key"].to_pylist()[:2]
     registry = client(storage)
     registry.create_registered_model("zoo")
     registry.create_model_version("zoo", "file:///nowhere", tags={"ganline.dataset": dataset.digest})

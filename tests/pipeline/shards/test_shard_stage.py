@@ -19,12 +19,11 @@ from PIL import Image
 import pipeline.shards.on_ray as stage
 from pipeline.errors import UserError
 from pipeline.ingest.folder import FolderSource
-from pipeline.ingest.source import Item, open_source
+from pipeline.ingest.source import open_source
 from pipeline.on_ray import run_tasks
 from pipeline.shards.damage import DamagedShard
 from pipeline.shards.manifest import DatasetRef, latest_version, load_manifest
 from pipeline.shards.on_ray import shard_images
-from pipeline.shards.plan import Origin, known_keys, plan_shards, read_origins, resolve
 from pipeline.shards.read import DatasetReader
 from pipeline.shards.write import content_key, is_held_out
 from pipeline.storage import Storage
@@ -82,6 +81,13 @@ def classes_of(storage: Storage, dataset: DatasetRef) -> dict[str, str | None]:
 
 def quarantine(storage: Storage, dataset: DatasetRef) -> list[dict]:
     return pq.read_table(io.BytesIO(storage.read(f"{dataset.folder}/quarantine.parquet"))).to_pylist()
+
+
+def origins_of(storage: Storage, dataset: DatasetRef) -> dict[str, dict]:
+    """Rows of sources.parquet by path."""
+    rows = pq.read_table(io.BytesIO(storage.read(f"{dataset.folder}/sources.parquet"))).to_pylist()
+    assert [row["path"] for row in rows] == sorted({row["path"] for row in rows})
+    return {row["path"]: row for row in rows}
 
 
 # On Ray
@@ -322,9 +328,9 @@ def test_every_file_of_the_source_is_accounted_for(storage, data, source):
     shutil.copy(source / "ant/bad.png", source / "bee/bad.png")
     shutil.copy(source / "ant/0000.png", source / "bee/copy.png")
     found = shard_images(storage, "pets", data(str(source)))
-    origins = {origin.path: origin for origin in read_origins(storage, found.dataset)}
+    origins = origins_of(storage, found.dataset)
     assert set(origins) == {path.relative_to(source).as_posix() for path in source.rglob("*.png")}
-    assert Counter(origin.status for origin in origins.values()) == {"kept": 80, "duplicate": 1, "quarantined": 2}
+    assert Counter(origin["status"] for origin in origins.values()) == {"kept": 80, "duplicate": 1, "quarantined": 2}
     assert {row["path"] for row in quarantine(storage, found.dataset)} == {"ant/bad.png", "bee/bad.png"}
 
 
@@ -410,15 +416,18 @@ def test_an_ingest_that_dies_before_its_manifest_leaves_the_old_version_and_its_
 def test_a_version_that_was_not_published_whole_does_not_count(storage, data, source, make_tree, monkeypatch, last):
     first = shard_images(storage, "pets", data(str(source)))
     make_tree(source, {"ant": range(200, 210)})
-    write = Storage.write
 
-    def die_after(self, path, content):
-        write(self, path, content)
-        if path.endswith(last):
-            raise KeyboardInterrupt
+    def die_after(publish):
+        def publish_and_die(self, *arguments):
+            publish(self, *arguments)
+            if any(str(argument).endswith(f"/{last}") for argument in arguments):
+                raise KeyboardInterrupt
+
+        return publish_and_die
 
     with monkeypatch.context() as patch:
-        patch.setattr(Storage, "write", die_after)
+        for name in ("write", "upload"):
+            patch.setattr(Storage, name, die_after(getattr(Storage, name)))
         with pytest.raises(KeyboardInterrupt):
             shard_images(storage, "pets", data(str(source)))
     assert latest_version(storage, "pets") == first.dataset
@@ -461,7 +470,7 @@ def test_touched_and_renamed_files_are_the_same_content(storage, data, source):
     second = shard_images(storage, "pets", data(str(source)))
     assert (second.dataset, second.shards_written) == (first.dataset, 0)
     assert shard_files(storage) == files
-    paths = {origin.path for origin in read_origins(storage, second.dataset)}
+    paths = set(origins_of(storage, second.dataset))
     assert "ant/renamed.png" in paths and "ant/0001.png" not in paths
 
 
@@ -546,40 +555,6 @@ def test_a_spoilt_index_is_not_reused(storage, data, source):
     second = shard_images(storage, "pets", data(str(source)))
     assert (second.dataset, second.shards_written) == (first.dataset, first.shards_written)
     assert classes_of(storage, second.dataset) == on_disk(source)
-
-
-# The plan
-
-
-def test_the_plan_does_not_depend_on_the_listing():
-    items = [Item(f"{number % 3}/{number}", str(number % 3), 1, "s") for number in range(200)]
-    keys = {item.path: content_key(str(index // 2).encode()) for index, item in enumerate(items)}  # pairs of copies
-    classes = ["0", "1", "2"]
-    first = resolve(items, keys, [])
-    plans = plan_shards(first, classes, 0.2, 9)
-    for seed in range(5):
-        shuffled = random.Random(seed).sample(items, len(items))
-        origins = resolve(shuffled, dict(reversed(keys.items())), [])
-        assert plan_shards(origins, classes, 0.2, 9) == plans
-        assert sorted(origins, key=lambda o: o.path) == sorted(first, key=lambda o: o.path)
-    samples = [sample for plan in plans for sample in plan.samples]
-    assert len(samples) == len({sample.key for sample in samples}) == 100
-    assert all(len(plan.samples) <= 9 for plan in plans)
-    assert all(is_held_out(s.key, 0.2) == (plan.split == "held_out") for plan in plans for s in plan.samples)
-
-
-def test_what_could_not_be_read_is_tried_again():
-    # A permission given since changes no stamp. The key is that of no content, or already the right one.
-    items = [Item("a", None, 1, "s"), Item("b", None, 1, "s"), Item("c", None, 1, "s")]
-    before = [
-        Origin("a", "s", "k1", None, "quarantined", "unreadable", "Permission denied"),
-        Origin("b", "s", "k2", None, "quarantined", "truncated", "cut"),
-        Origin("c", "s", "k3", None, "kept", shard="0"),
-    ]
-    assert known_keys(items, before) == {"b": "k2", "c": "k3"}
-    assert [origin.status for origin in resolve(items, {"a": "k1", "b": "k2", "c": "k3"}, before)] == [
-        "new", "quarantined", "kept",
-    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("without_ray")

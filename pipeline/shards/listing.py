@@ -1,0 +1,33 @@
+"""A source's listing on local disk, so that it need not fit in memory."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.ingest.source import Item
+from pipeline.progress import Progress, report
+
+LISTING_SCHEMA = pa.schema({"path": pa.string(), "label": pa.string(), "size": pa.int64(), "stamp": pa.string()})
+
+_ROWS = 20_000  # held in memory
+
+
+def write_listing(items: Iterable[Item], to: Path) -> int:
+    """Writes one row an item, in the source's order; returns how many there are."""
+    total = 0
+    with pq.ParquetWriter(to, LISTING_SCHEMA) as writer:
+        for batch in _batches(items):
+            writer.write_table(pa.table(batch, schema=LISTING_SCHEMA))
+            total += len(batch["path"])
+            report(Progress("scan", total, None))
+    report(Progress("scan", total, total))
+    return total
+
+
+def _batches(items: Iterable[Item]) -> Iterator[dict[str, list]]:
+    them = iter(items)
+    while batch := list(islice(them, _ROWS)):
+        yield {name: [getattr(item, name) for item in batch] for name in LISTING_SCHEMA.names}

@@ -1,0 +1,74 @@
+"""Tables of any size on local disk, through DuckDB with a memory limit."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_LIMITS: dict[str, Any] = {"memory_limit": "500MB", "threads": 2, "preserve_insertion_order": False}
+
+
+class Tables:
+    """A database in `folder`, which holds what does not fit in memory too. Close it when done."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        spilled = {"temp_directory": str(folder / "spilled")}
+        self._database = duckdb.connect(str(folder / "tables.duckdb"), config={**_LIMITS, **spilled})
+        self._database.execute("SET enable_progress_bar = false")
+
+    def __enter__(self) -> "Tables":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._database.close()
+
+    def run(self, statements: str, given: pa.Table | None = None, **values: Any) -> None:
+        """SQL with `values` in the place of {names}; `given` is a table of that name."""
+        if given is not None:
+            self._database.register("given", given)
+        self._database.execute(statements.format(**{name: _literal(value) for name, value in values.items()}))
+
+    def rows(self, query: str, **values: Any) -> list[tuple]:
+        self.run(query, **values)
+        return self._database.fetchall()
+
+    def one(self, query: str, **values: Any) -> Any:
+        ((value,),) = self.rows(query, **values)
+        return value
+
+    def copy(self, query: str, to: Path, given: pa.Table | None = None, **values: Any) -> None:
+        """Writes a query's rows, in its order, for another step to read."""
+        self.run(f"COPY ({query}) TO {{to}} (FORMAT parquet)", given, to=to, **values)
+
+
+def publish(files: list[Path], to: Path, schema: pa.Schema, group: int) -> None:
+    """Columns from files of as many rows each, side by side: the same rows give the same bytes.
+
+    `group` rows are in memory at once.
+    """
+    with ExitStack() as stack:
+        writer = stack.enter_context(pq.ParquetWriter(to, schema, compression="zstd"))
+        readers = [stack.enter_context(pq.ParquetFile(file)) for file in files]
+        for tables in zip(*(_groups(reader, group) for reader in readers), strict=True):
+            columns = {name: table[name] for table in tables for name in table.column_names}
+            writer.write_table(pa.table({name: columns[name] for name in schema.names}).cast(schema), group)
+
+
+def _groups(file: pq.ParquetFile, rows: int) -> Iterator[pa.Table]:
+    """In tables of exactly `rows` rows, but for the last; one without rows if there are none at all."""
+    waiting = file.schema_arrow.empty_table()
+    for batch in file.iter_batches(rows):
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+        while waiting.num_rows > rows:
+            yield waiting.slice(0, rows).combine_chunks()
+            waiting = waiting.slice(rows)
+    yield waiting.combine_chunks()
+
+
+def _literal(value: Any) -> str:
+    return "'" + str(value).replace("'", "''") + "'" if isinstance(value, str | Path) else str(value)
