@@ -28,7 +28,7 @@ PROBLEMS: dict[str, Problem] = {
     "too_many_pixels": Problem("more pixels, or passes over them, than are decoded", None, "quarantine"),
     "animated": Problem("more than one frame", "the first frame", "fix"),
     "too_small": Problem("its shorter side is below data.min_side", "enlarged", "quarantine"),
-    "extreme_aspect": Problem("longer by shorter side above data.max_aspect", "the centre square", "quarantine"),
+    "extreme_aspect": Problem("longer by shorter side above data.max_aspect", "the centre square", "fix"),
     "wrong_extension": Problem("its name says another format than its bytes", "the name is ignored", "fix"),
 }
 
