@@ -118,7 +118,7 @@ def decode(data: bytes, rules: ImageRules, path: str = "") -> Decoded:
             check_work(image, counted.scans, rules.max_pixels)
             if lost and image.info.get("progressive"):  # nothing can be shown before all scans are decoded
                 raise lost
-            if counted.frames > 1 or (image.format != "MPO" and getattr(image, "is_animated", False)):
+            if _is_animated(image, counted.frames):
                 meet("animated", f"{kind} of more than one frame")
             short, long = sorted(image.size)
             if short < rules.min_side:
@@ -131,11 +131,19 @@ def decode(data: bytes, rules: ImageRules, path: str = "") -> Decoded:
             elif load_what_is_there(image, _rgb(rules.background)) and not lost:
                 fixed.append("truncated")
             upright = _upright(_flatten(image, data, rules), image)
+        pixels = _square(upright, rules)
     except InvalidImage:
         raise
     except Exception as error:  # hostile bytes make Pillow raise nearly anything
         raise lost or _as_invalid(error) from None
-    return Decoded(_square(upright, rules), upright.width, upright.height, mode, tuple(fixed))
+    return Decoded(pixels, upright.width, upright.height, mode, tuple(fixed))
+
+
+def _is_animated(image: Image.Image, frames: int) -> bool:
+    if image.format == "GIF":  # Pillow would go looking for the next one, beyond the end too
+        return frames > 1
+    # MPO: a camera's JPEG with a second view or a preview.
+    return image.format != "MPO" and getattr(image, "is_animated", False)
 
 
 def _square(image: Image.Image, rules: ImageRules) -> np.ndarray:

@@ -26,6 +26,8 @@ PROBLEMS: dict[str, Problem] = {
     ),
     "corrupt": Problem("damaged", None, "quarantine"),
     "too_many_pixels": Problem("more pixels, or passes over them, than are decoded", None, "quarantine"),
+    "too_large": Problem("more bytes than are read", None, "quarantine"),
+    "kills_the_worker": Problem("the process that decodes it dies", None, "quarantine"),
     "animated": Problem("more than one frame", "the first frame", "fix"),
     "too_small": Problem("its shorter side is below data.min_side", "enlarged", "fix"),
     "extreme_aspect": Problem("longer by shorter side above data.max_aspect", "the centre square", "fix"),

@@ -222,6 +222,14 @@ def test_a_jpeg_of_too_many_scans(monkeypatch):
     assert decode(small[:-2] + last * 30 + b"\xff\xd9", ImageRules(16, 3, "white", max_pixels=1_000_001)).width == 48
 
 
+def test_scans_are_not_decoded_for_an_end_that_never_comes(monkeypatch):
+    data = encoded(Image.fromarray(NOISE), "JPEG", progressive=True)[:-2]
+    rules = ImageRules(16, 3, "white", fixes=("truncated",))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("it is decoded"))
+    with pytest.raises(InvalidImage, match="truncated"):
+        decode(data, rules)
+
+
 def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 

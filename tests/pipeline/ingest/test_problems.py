@@ -2,6 +2,8 @@
 
 import io
 import re
+import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,10 @@ def test_more_than_one_frame_is_animated_and_fixed_by_taking_the_first(kind):
 def test_one_frame_is_not_animated(kind):
     assert fixed(encoded(Image.fromarray(NOISE), kind)).fixed == ()
     assert fixed(frames(kind, 1)).fixed == ()
+
+
+def test_what_follows_the_end_of_a_gif_is_no_frame():
+    assert fixed(frames("GIF", 1)[:-1] + b"\0,\1\2").fixed == ()
 
 
 def test_the_second_picture_in_a_cameras_jpeg_is_no_animation():
@@ -172,6 +178,19 @@ def test_other_formats_cut_in_the_middle_stay_refused(kind, options):
         fixed(data[: len(data) // 2])
 
 
+def test_an_interlaced_png_cut_in_the_middle_stays_refused():
+    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    rows = [row.tobytes() for y, x, down, right in passes for row in NOISE[y::down, x::right]]
+    header = struct.pack(">IIBBBBB", 64, 64, 8, 2, 0, 0, 1)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows), 0)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    assert np.array_equal(decode(data, ImageRules(64, 3, "white")).pixels, NOISE)
+    with pytest.raises(InvalidImage, match="truncated"):
+        fixed(data[: len(data) // 2])
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_picture_of_which_nothing_is_left_stays_refused(kind):
     data = encoded(Image.fromarray(NOISE), kind)
@@ -215,7 +234,7 @@ def config(*overrides: str) -> Any:
 
 def test_policies_come_from_the_recipe():
     rules = rules_of(config("data.problems.animated=quarantine", "data.problems.truncated=fix"))
-    assert rules.fixes == ("truncated", "wrong_extension")
+    assert rules.fixes == ("extreme_aspect", "truncated", "wrong_extension")
     assert (rules.min_side, rules.max_aspect) == (8, 8.0)
     rules = rules_of(config("data.min_side=20", "data.max_aspect=2", "data.background='#00FF00'"))
     assert (rules.min_side, rules.max_aspect, rules.background) == (20, 2.0, "#00ff00")

@@ -39,7 +39,7 @@ class Remote(Storage):
 def put(storage: Storage, number: int, size: int = SIZE) -> tuple[str, str]:
     """Path and sha256 of a stored file."""
     data = np.random.default_rng(number).bytes(size)
-    storage.write(f"shards/{number}.tar", data)
+    Storage(storage.uri).write(f"shards/{number}.tar", data)
     return f"shards/{number}.tar", hashlib.sha256(data).hexdigest()
 
 
