@@ -111,7 +111,7 @@ class _Bars:
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, figures="")
         done = min(progress.done, progress.total)
-        self._bars.update(self._tasks[progress.stage], completed=done, figures=_figures(progress))
+        self._bars.update(self._tasks[progress.stage], completed=done, total=progress.total, figures=_figures(progress))
 
 
 class _Lines:

@@ -13,9 +13,9 @@ import torch
 from pyarrow import BufferReader
 from torch.utils.data import Dataset
 
-from pipeline.shards.encoding import decode
+from pipeline.shards.foreign.pixels import decoder
 from pipeline.shards.index import Index, read_index
-from pipeline.shards.manifest import DatasetRef, Manifest, Shard, Split, load_manifest, shard_path
+from pipeline.shards.manifest import DatasetRef, Manifest, Shard, Split, index_path, load_manifest, tar_place
 from pipeline.shards.order import Order
 from pipeline.storage import Storage, cache_root, sha256
 
@@ -33,6 +33,7 @@ class DatasetReader:
     def __init__(self, storage: Storage, dataset: DatasetRef, split: Split, keep_open: int = 64):
         self.storage, self.dataset, self.keep_open = storage, dataset, keep_open
         self.manifest: Manifest = load_manifest(storage, dataset)
+        self._decode = decoder(self.manifest)
         self.shards = self.manifest.of_split(split)
         self.counts = [shard.samples - shard.removed for shard in self.shards]
         self._removed: dict[str, set[str]] | None = None
@@ -55,7 +56,7 @@ class DatasetReader:
             data = tar[begin : begin + index.size[row]]
             if zlib.crc32(data) != index.crc32[row]:
                 raise DamagedShard(f"{self._place(number)}: sample {index.keys[row]} at byte {begin} is damaged")
-            images[place] = decode(data, self.manifest.encoding, self.manifest.channels)
+            images[place] = self._decode(data)
             labels[place] = index.label[row]
         return images, labels
 
@@ -73,11 +74,11 @@ class DatasetReader:
             self._open.move_to_end(number)
             return self._open[number]
         shard = self.shards[number]
-        index_path, tar_path = (
-            verified_copy(self.storage, shard_path(self.dataset.name, shard.sha256, "parquet"), shard.index_sha256),
-            verified_copy(self.storage, shard_path(self.dataset.name, shard.sha256, "tar"), shard.sha256),
+        rows_path, tar_path = (
+            verified_copy(self.storage, index_path(self.dataset.name, shard), shard.index_sha256),
+            verified_copy(*tar_place(self.storage, self.dataset.name, shard), shard.sha256, foreign=bool(shard.uri)),
         )
-        index = read_index(index_path.read_bytes()).without(self._removed_of(shard))
+        index = read_index(rows_path.read_bytes()).without(self._removed_of(shard))
         with open(tar_path, "rb") as file:
             tar = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._open[number] = index, tar
@@ -105,7 +106,7 @@ class DatasetReader:
         return f"shard {self.shards[number].sha256[:12]} of {self.dataset.name}"
 
 
-def verified_copy(storage: Storage, path: str, expected: str) -> Path:
+def verified_copy(storage: Storage, path: str, expected: str, *, foreign: bool = False) -> Path:
     """A local file with these bytes: the stored one itself on local disk, else a cached copy.
 
     Hashes the whole file at each call. Raises DamagedShard where the bytes are others.
@@ -114,7 +115,7 @@ def verified_copy(storage: Storage, path: str, expected: str) -> Path:
         if storage.is_local:
             local = storage.local_path(path)
         else:
-            local = cache_root(storage) / "shards" / Path(path).name
+            local = cache_root(storage) / "shards" / f"{expected}{Path(path).suffix}"
             if not local.exists():
                 data = storage.read(path)
                 local.parent.mkdir(parents=True, exist_ok=True)
@@ -124,10 +125,15 @@ def verified_copy(storage: Storage, path: str, expected: str) -> Path:
         with open(local, "rb") as file:
             damaged = hashlib.file_digest(file, "sha256").hexdigest() != expected
     except FileNotFoundError:
-        raise DamagedShard(f"{path} is missing from {storage.uri}; shard the images again") from None
+        remedy = "put it back, or index the tars again" if foreign else "shard the images again"
+        raise DamagedShard(f"{path} is missing from {storage.uri}; {remedy}") from None
     if damaged:
         if not storage.is_local:
             local.unlink()  # the next call fetches it anew
+        if foreign:
+            raise DamagedShard(
+                f"{storage.child_uri(path)} is not what was indexed; restore it, or index the tars again"
+            )
         raise DamagedShard(f"{path} is damaged; delete it and shard the images again")
     return local
 

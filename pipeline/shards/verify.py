@@ -8,9 +8,9 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,11 +19,9 @@ from pydantic import TypeAdapter
 from pipeline.digest import digest
 from pipeline.errors import UserError
 from pipeline.progress import Progress, report
-from pipeline.shards.encoding import suffix
 from pipeline.shards.foreign.pixels import decoder
-from pipeline.shards.index import Index, read_index
+from pipeline.shards.index import Index
 from pipeline.shards.manifest import (
-    FOREIGN,
     SCHEMA,
     DatasetRef,
     Manifest,
@@ -33,12 +31,12 @@ from pipeline.shards.manifest import (
     latest_version,
     tar_place,
 )
-from pipeline.shards.tar import open_tar, padded
-from pipeline.shards.verify_tar import Expected, Problem, Rows, check_tar
+from pipeline.shards.tar import open_tar
+from pipeline.shards.verify_rows import Rows, read_sound_index, rows_of, together
+from pipeline.shards.verify_tar import Expected, Problem, check_tar
 from pipeline.storage import Storage, sha256
 
 _SHOWN = 8
-_MOST = 1 << 60  # bytes
 
 
 @dataclass(frozen=True)
@@ -211,7 +209,7 @@ def _check_shard(
     hidden = None if removed is None else removed.get(same[0].sha256, set())
     found = [_check_index(log, name, manifest, shard, hidden) for shard in same]
     usable = [rows for rows, _, _ in found if rows]
-    rows = _together(usable) if len(usable) == len(same) else None
+    rows = together(usable) if len(usable) == len(same) else None
     expected = Expected(
         tar_name, same[0].sha256, same[0].bytes, manifest, partial(_decodes, decoder(manifest), manifest)
     )
@@ -237,8 +235,8 @@ def _check_index(
     data = log.read(index_path(name, shard), tar_name, which)
     if data is None:
         return None, None, False
-    index = _read_index(data)
-    rows = _read_rows(data, index, manifest) if index else None
+    index = read_sound_index(data)
+    rows = rows_of(data, index, manifest) if index else None
     sound = sha256(data) == shard.index_sha256
     if not sound:
         log.add(tar_name, f"{which} is damaged: its sha256 is not the manifest's")
@@ -259,43 +257,6 @@ def _check_index(
                 f" the manifest says {shard.removed}",
             )
     return rows, index, sound
-
-
-def _read_index(data: bytes) -> Index | None:
-    """The index, unless it is too damaged to be used."""
-    try:
-        rows = read_index(data)
-        numbers = (rows.offset, rows.size, rows.crc32, rows.label)
-        whole = None not in rows.keys.to_pylist() and all(np.issubdtype(column.dtype, np.integer) for column in numbers)
-        placed = all(((column >= 0) & (column < _MOST)).all() for column in (rows.offset, rows.size))
-    except Exception:  # a damaged Parquet file makes its reader raise anything
-        return None
-    return rows if whole and placed else None
-
-
-def _read_rows(data: bytes, index: Index, manifest: Manifest) -> Rows | None:
-    """With the names and places in the tar that an index tells of, or lets be told."""
-    offset, size = index.offset.tolist(), index.size.tolist()
-    columns = (offset, size, index.crc32.tolist(), index.label.tolist())
-    if manifest.encoding != FOREIGN:
-        names = [f"{key}.{suffix(manifest.encoding)}" for key in index.keys.to_pylist()]
-        # A sample's part of the tar goes from the end of the image before it to the end of its own.
-        ends = [padded(begin + length) for begin, length in zip(offset, size, strict=True)]
-        begins = {end: begin for begin, end in pairwise([0, *sorted(ends)])}
-        return Rows(names, *columns, [begins[end] for end in ends], ends)
-    try:
-        table = pq.read_table(io.BytesIO(data), columns=["name", "begin", "end"])
-        names, begins_in, ends_in = (table[column].to_pylist() for column in ("name", "begin", "end"))
-        whole = all(isinstance(name, str) for name in names)
-        whole &= all(isinstance(at, int) and 0 <= at < _MOST for at in [*begins_in, *ends_in])
-    except Exception:  # the same
-        return None
-    return Rows(names, *columns, begins_in, ends_in) if whole and len(names) == len(offset) else None
-
-
-def _together(sides: list[Rows]) -> Rows:
-    """The rows of all that are in one tar."""
-    return Rows(*([value for side in sides for value in getattr(side, field.name)] for field in fields(Rows)))
 
 
 def _decodes(decode: Callable[[bytes], np.ndarray], manifest: Manifest, data: bytes) -> bool:

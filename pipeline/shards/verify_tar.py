@@ -12,6 +12,7 @@ from pipeline.shards.encoding import suffix
 from pipeline.shards.foreign.samples import IMAGES, BadLabel, Sample, group, label_of, labels_rule
 from pipeline.shards.manifest import FOREIGN, Manifest
 from pipeline.shards.tar import BLOCK, Bytes, Member, Walk, key_of, pieces, walk
+from pipeline.shards.verify_rows import Rows
 
 
 @dataclass(frozen=True)
@@ -23,22 +24,6 @@ class Problem:
     offset: int | None
     key: str | None
     what: str
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What the indexes say of a tar's samples. `name`: of the image's member; `begin` and `end`: of a sample's part."""
-
-    name: list[str]
-    offset: list[int]
-    size: list[int]
-    crc32: list[int]
-    label: list[int]
-    begin: list[int]
-    end: list[int]
-
-    def key(self, row: int) -> str:
-        return key_of(self.name[row])
 
 
 @dataclass(frozen=True)
