@@ -131,9 +131,7 @@ def verified_copy(storage: Storage, path: str, expected: str, *, foreign: bool =
         if not storage.is_local:
             local.unlink()  # the next call fetches it anew
         if foreign:
-            raise DamagedShard(
-                f"{storage.child_uri(path)} is not what was indexed; restore it, or index the tars again"
-            )
+            raise DamagedShard(f"{storage.child_uri(path)} is damaged or has changed; restore it, or index it again")
         raise DamagedShard(f"{path} is damaged; delete it and shard the images again")
     return local
 
