@@ -13,7 +13,8 @@ from pipeline.errors import UserError
 from pipeline.shards.manifest import split_uri
 from pipeline.storage import Entry, Storage
 
-_MOST = 1_000_000  # tars of one pattern
+_MOST = 100_000  # tars of one pattern
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}")
 _GLOB = re.compile(r"[*?[]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SECRET = re.compile(r"[^/?#]*@")  # a user, or a key and its secret, before the host
@@ -49,11 +50,13 @@ def _expanded(pattern: str) -> list[str]:
     """As WebDataset expands braces; a local file that is called so is meant itself."""
     if not _SCHEME.match(pattern) and Path(pattern).expanduser().exists():
         return [pattern]
+    # Braces are expanded in memory, a whole range at a time.
+    too_many = any(abs(int(last) - int(first)) >= _MOST for first, last in _RANGE.findall(pattern))
     try:
-        names = list(islice(braceexpand(pattern), _MOST + 1))
+        names = [] if too_many else list(islice(braceexpand(pattern), _MOST + 1))
     except ValueError as error:
         raise UserError(f"{pattern}: {error}; write a range as {{0000..0099}}") from None
-    if len(names) > _MOST:
+    if too_many or len(names) > _MOST:
         raise UserError(f"{pattern} names more than {_MOST:,} tars; check its braces")
     return names
 

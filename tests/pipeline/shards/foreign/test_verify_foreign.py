@@ -46,9 +46,9 @@ class Tar:
         return end - member.offset
 
 
-@pytest.fixture
-def tar(members, write, index, writer) -> Tar:
-    paths = [write(f"t{n}.tar", members(range(n * 20, n * 20 + 20)), writer) for n in range(3)]
+@pytest.fixture(params=["webdataset", "gnu"])  # with PAX headers before each member, and without
+def tar(members, write, index, request) -> Tar:
+    paths = [write(f"t{n}.tar", members(range(n * 20, n * 20 + 20)), request.param) for n in range(3)]
     index(*paths)
     with tarfile.open(paths[1]) as opened:
         return Tar(paths[1], opened.getmembers())
