@@ -18,7 +18,9 @@ from pipeline.shards.foreign import scan
 from pipeline.shards.manifest import Manifest, Shard, index_path, load_manifest
 from pipeline.shards.order import Order
 from pipeline.shards.read import DamagedShard, DatasetReader, StreamBatches
+from pipeline.shards.verify import verify_dataset
 from pipeline.shards.write import content_key, is_held_out
+from pipeline.storage import Storage
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -311,3 +313,27 @@ def test_a_manifest_without_foreign_tars_is_as_it_always_was():
     assert Manifest.from_dict(manifest.to_dict()) == manifest
     # Of the code before there were any.
     assert manifest.digest == "827aabf43d24c8eecc4cf0ece9193f5b4b5116396e1308215319cda6ebda45cf"
+
+
+def test_tars_that_are_not_on_this_disk_are_cached_by_what_they_hold(
+    storage, members, write, index, pixels, tmp_path, monkeypatch
+):
+    """A folder that is taken for an object store; its tars have one name in two folders."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(Storage, "is_local", False)
+    paths = [write(f"{part}/t.tar", members(range(part * 20, part * 20 + 20))) for part in range(2)]
+    dataset = index(f"file://{tmp_path}/{{0,1}}/t.tar").dataset
+    wanted = {pixels(n).tobytes(): CLASSES[n % 3] for n in range(40)}
+    assert everything(storage, dataset) == wanted and verify_dataset(storage, dataset).ok
+    for path in paths:
+        path.unlink()
+    assert everything(storage, dataset) == wanted
+    assert [problem.what for problem in verify_dataset(storage, dataset).problems] == ["the tar is missing"] * 2
+
+
+def test_a_short_body_is_no_tar(storage, members, write, index, tmp_path, monkeypatch):
+    monkeypatch.setattr(Storage, "is_local", False)
+    write("t.tar", members(range(5)))
+    monkeypatch.setattr(Storage, "read", lambda self, path, whole=Storage.read: whole(self, path)[:4000])
+    with pytest.raises(UserError, match=r"t.tar: it has 4000 bytes and \d+ were listed"):
+        index(f"file://{tmp_path}/t.tar")
