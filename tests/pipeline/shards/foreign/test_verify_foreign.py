@@ -197,3 +197,18 @@ def test_no_change_of_any_byte_of_a_tar_escapes_and_none_raises(storage, tar, da
             found()
     tar.path.write_bytes(whole)
     assert verify_dataset(storage, dataset).ok
+
+
+def test_a_header_belongs_to_the_sample_whose_members_are_around_it(storage, write, index, pixels, png):
+    """Labels after images, and a file between samples that belongs to none."""
+    made = {}
+    for number in range(8):
+        made |= {f"{number}.png": png(pixels(number)), f"{number}.cls": b"ant", f"LICENSE-{number}": b"free"}
+    path = write("t.tar", made)
+    dataset, whole = index(path).dataset, path.read_bytes()
+    with tarfile.open(path) as tar:
+        at = {member.name: member.offset for member in tar}
+    for name, key, said in (("3.cls", "3", "the header is zeroed"), ("LICENSE-3", None, "zeroed; no sample is hit")):
+        path.write_bytes(whole[: at[name]] + bytes(BLOCK) + whole[at[name] + BLOCK :])
+        problem = one(verify_dataset(storage, dataset).problems)
+        assert problem[:2] == (at[name], key) and problem[2].endswith(said)
