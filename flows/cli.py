@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows import care, models, preflight, summary
+from flows import care, indexing, models, preflight, summary
 from flows.command import EXIT_BAD_INPUT, local_root, run_command, working
 from flows.console import Console
 from flows.options import Json, Recipe, Restart, Sets, StorageOption, existing, prepared
@@ -27,6 +27,7 @@ config_app = typer.Typer(help="Shows, checks or names a recipe's resolved config
 app.add_typer(config_app, name="config")
 models.add_to(app)
 care.add_to(app)
+indexing.add_to(app)
 
 
 @app.command()

@@ -46,6 +46,7 @@ class Entry:
     path: str
     size: int
     is_folder: bool
+    changed: int = 0  # ns since 1970
 
 
 class Storage:
@@ -162,7 +163,7 @@ class Storage:
             if info.base_name.startswith(".") and info.base_name.endswith(_UNFINISHED):
                 continue
             is_folder = info.type == fs.FileType.Directory
-            yield Entry(f"{folder}/{info.base_name}", 0 if is_folder else info.size or 0, is_folder)
+            yield Entry(f"{folder}/{info.base_name}", 0 if is_folder else info.size or 0, is_folder, info.mtime_ns or 0)
 
     def delete(self, path: str) -> None:
         """Deletes a file; nothing happens if it is not there."""

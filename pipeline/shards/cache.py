@@ -49,14 +49,14 @@ class ShardCache:
     def __init__(self, folder: Path, limit: int):
         self.folder, self.limit = folder, limit
 
-    def open(self, storage: Storage, path: str, expected: str) -> tuple[BinaryIO, bool]:
-        """The copy of a stored file, fetched if it is not here, and whether it was.
+    def open(self, storage: Storage, path: str, expected: str, name: str | None = None) -> tuple[BinaryIO, bool]:
+        """The copy of a stored file, called `name` or as it is there; fetched if it is not here, and whether it was.
 
         It stays until the file and every map of it are closed. Raises FileNotFoundError where storage has no such
         file, Unavailable where it does not answer, CacheFull, and UserError for a disk that is full.
         What differs from the sha256 `expected` is fetched once more, and then given but not kept.
         """
-        name = Path(path).name
+        name = name or Path(path).name
         self.folder.mkdir(parents=True, exist_ok=True)
         if file := self._held(name):
             return file, False

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from io import BufferedReader
+from pathlib import Path
 from threading import Lock
 from typing import BinaryIO, cast
 
@@ -13,8 +14,9 @@ from pipeline.storage import Storage, cache_root
 class Copies:
     """Opens files; each is hashed once, until it is changed, is forgotten, or this process ends."""
 
-    def __init__(self, storage: Storage):
-        self.storage = storage
+    def __init__(self, storage: Storage, *, by_content: bool = False):
+        """`by_content` names copies so: files that others made share their names."""
+        self.storage, self._by_content = storage, by_content
         self._cache = None if storage.is_local else ShardCache(cache_root(storage) / "shards", cache_limit())
         self._sound: dict[str, tuple[int, int, int]] = {}
         self._locks: dict[str, Lock] = {}
@@ -33,7 +35,7 @@ class Copies:
             if not sound and not fetched:
                 file.close()
                 if self._cache:
-                    self._cache.drop(path.rpartition("/")[2])
+                    self._cache.drop(self._name(path, expected))
                 file, _ = self._open(path, expected)
                 stamp, sound = _stamp(file), _sha256(file) == expected
             if sound:
@@ -46,8 +48,12 @@ class Copies:
 
     def _open(self, path: str, expected: str) -> tuple[BinaryIO, bool]:
         if self._cache:
-            return self._cache.open(self.storage, path, expected)
+            return self._cache.open(self.storage, path, expected, self._name(path, expected))
         return open(self.storage.local_path(path), "rb"), False
+
+    def _name(self, path: str, expected: str) -> str:
+        name = path.rpartition("/")[2]
+        return f"{expected}{Path(name).suffix}" if self._by_content else name
 
 
 def _stamp(file: BinaryIO) -> tuple[int, int, int]:

@@ -19,6 +19,16 @@ SCHEMA = pa.schema(
     }
 )
 
+# Of a tar made elsewhere, whose members are not named by the samples' keys.
+FOREIGN_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        ("name", pa.string()),  # of the image's member
+        ("begin", pa.int64()),  # of the sample in the tar, all its headers and members
+        ("end", pa.int64()),
+    ]
+)
+
 
 @dataclass(frozen=True)
 class Index:

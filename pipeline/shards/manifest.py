@@ -5,7 +5,9 @@ commit. Shards are named by their own bytes, never changed, and shared between v
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +15,17 @@ from pipeline.digest import digest
 from pipeline.storage import Storage
 
 SCHEMA = 1
+FOREIGN = "foreign"  # the encoding of a version whose shards are tars made elsewhere: each row tells its own
 Split = Literal["train", "held_out"]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar and its index. `samples` counts what the tar holds, `removed` what this version hides of it."""
+    """One tar and its index. `samples` counts what the tar holds, `removed` what this version hides of it.
+
+    A tar made elsewhere stays where it lies, at `uri`. It may hold images of both splits: then it is two shards, each
+    with an index, and the count, of its own side.
+    """
 
     sha256: str
     index_sha256: str
@@ -26,6 +33,7 @@ class Shard:
     samples: int
     bytes: int
     removed: int = 0
+    uri: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,12 @@ class Manifest:
         return [shard for shard in self.shards if shard.split == split]
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Without `uri` where there is none: manifests from before it keep their digests."""
+        values = dataclasses.asdict(self)
+        for shard in values["shards"]:
+            if shard["uri"] is None:
+                del shard["uri"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Manifest":
@@ -95,6 +108,30 @@ def accepted_path(name: str) -> str:
     return f"{dataset_folder(name)}/accepted.json"
 
 
+def index_path(name: str, shard: Shard) -> str:
+    """Of a foreign tar, whose index is not a function of the tar alone, named by its own content too."""
+    if shard.uri is None:
+        return shard_path(name, shard.sha256, "parquet")
+    return f"{dataset_folder(name)}/shards/{shard.sha256}.{shard.split}.{shard.index_sha256[:12]}.parquet"
+
+
+def tar_place(storage: Storage, name: str, shard: Shard) -> tuple[Storage, str]:
+    """The storage and the path in it where a shard's tar lies."""
+    return (storage, shard_path(name, shard.sha256, "tar")) if shard.uri is None else split_uri(shard.uri)
+
+
+def split_uri(uri: str) -> tuple[Storage, str]:
+    """A file anywhere as its folder and its name there."""
+    before, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    folder, _, file = before.rpartition("/")
+    return _folder(f"{folder}{mark}{query}" if mark or folder else "/"), file
+
+
+@lru_cache(maxsize=16)
+def _folder(uri: str) -> Storage:
+    return Storage(uri)  # kept, for the connection that it holds
+
+
 def load_manifest(storage: Storage, dataset: DatasetRef) -> Manifest:
     """Raises ValueError if what is stored is not what the digest names."""
     what = f"the manifest of {dataset.name} version {dataset.digest[:12]}"
@@ -122,11 +159,15 @@ def all_versions(storage: Storage, name: str) -> list[DatasetRef]:
     return [DatasetRef(name, path.rpartition("/")[2]) for path in folders if storage.exists(f"{path}/manifest.json")]
 
 
-def commit_version(storage: Storage, name: str, manifest: Manifest, tables: dict[str, Path]) -> DatasetRef:
-    """Publishes the tables, from local disk, then the manifest, then the pointer to it."""
+def commit_version(storage: Storage, name: str, manifest: Manifest, tables: Mapping[str, bytes | Path]) -> DatasetRef:
+    """Publishes the tables, bytes or local files, then the manifest, then the pointer to it."""
     dataset = DatasetRef(name, manifest.digest)
-    for table, path in tables.items():
-        storage.upload(path, f"{dataset.folder}/{table}.parquet")
+    for table, data in tables.items():
+        path = f"{dataset.folder}/{table}.parquet"
+        if isinstance(data, bytes):
+            storage.write(path, data)
+        else:
+            storage.upload(data, path)
     # A version that is there already keeps its manifest: only the parent's name could differ.
     if not storage.exists(f"{dataset.folder}/manifest.json"):
         storage.write_json(f"{dataset.folder}/manifest.json", manifest.to_dict())

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 from pyarrow import BufferReader
 
 from pipeline.config import Data
+from pipeline.redact import redact
 from pipeline.shards.copies import Copies
 from pipeline.shards.damage import DamagedShard, first_fault
 from pipeline.shards.index import Index, read_index
-from pipeline.shards.manifest import DatasetRef, Manifest, Shard, shard_path
+from pipeline.shards.manifest import DatasetRef, Manifest, Shard, index_path, tar_place
 from pipeline.shards.view import View, make_view
 from pipeline.storage import Storage, sha256
 
@@ -41,11 +42,12 @@ class Opener:
     def __init__(self, copies: Copies, dataset: DatasetRef, manifest: Manifest, view: View | None):
         self.copies, self.dataset, self.manifest, self.view = copies, dataset, manifest, view
         self._removed: dict[str, set[str]] | None = None
+        self._elsewhere: dict[str, Copies] = {}  # of tars that others made, by where they lie
 
     def fetch(self, shard: Shard) -> None:
         """Brings both files here, and checks them."""
-        for path, expected in self._files(shard):
-            self.copies.open(path, expected)[0].close()
+        for copies, path, expected in self._files(shard):
+            copies.open(path, expected)[0].close()
 
     def open(self, shard: Shard, *, anew: bool, damaged_too: bool, skipped: dict[str, int]) -> OpenShard:
         """Raises DamagedShard where a byte is not what it was, unless `damaged_too`: crc32 then tells row by row.
@@ -53,8 +55,8 @@ class Opener:
         `anew` hashes what has been hashed before. `skipped` are keys with the steps from which they are.
         """
         if anew:
-            for path, _ in self._files(shard):
-                self.copies.forget(path)
+            for copies, path, _ in self._files(shard):
+                copies.forget(path)
         try:
             index = self.index(shard)
         except DamagedShard:
@@ -85,8 +87,8 @@ class Opener:
 
     def index(self, shard: Shard) -> Index:
         """The rows that this version holds of a shard. Raises DamagedShard."""
-        path, expected = self._files(shard)[0]
-        file, sound = self._file(path, expected)
+        copies, path, expected = self._files(shard)[0]
+        file, sound = self._file(copies, path, expected)
         with file:
             data = file.read() if sound else b""
         try:
@@ -105,8 +107,8 @@ class Opener:
         return index
 
     def _tar(self, shard: Shard, index: Index, damaged_too: bool) -> tuple[memoryview, bool]:
-        path, expected = self._files(shard)[1]
-        file, sound = self._file(path, expected)
+        copies, path, expected = self._files(shard)[1]
+        file, sound = self._file(copies, path, expected)
         with file:
             # A map holds the file by itself, and the lock of a cached copy with it.
             empty = not file.seek(0, 2)
@@ -114,30 +116,35 @@ class Opener:
         sound = sound and len(tar) == shard.bytes
         if not sound and not damaged_too:
             fault = first_fault(tar, index, shard.bytes)
+            remedy = f"{path} is damaged: delete it and shard the images again"
+            if shard.uri:  # which is somebody else's to delete
+                remedy = f"{redact(shard.uri)} is damaged or has changed: restore it, or index it again"
             raise DamagedShard(
                 f"shard {shard.sha256[:12]} of {self.dataset.name}: sample {fault.key} at byte {fault.offset}:"
-                f" {fault.what}; {path} is damaged: delete it and shard the images again"
+                f" {fault.what}; {remedy}"
             )
         return tar, sound
 
-    def _file(self, path: str, expected: str) -> tuple[BinaryIO, bool]:
+    def _file(self, copies: Copies, path: str, expected: str) -> tuple[BinaryIO, bool]:
         try:
-            return self.copies.open(path, expected)
+            return copies.open(path, expected)
         except FileNotFoundError:
-            uri = self.copies.storage.uri
-            raise DamagedShard(f"{path} is missing from {uri}; shard the images again") from None
+            remedy = "shard the images again" if copies is self.copies else "put it back, or index the tars again"
+            raise DamagedShard(f"{path} is missing from {copies.storage.name}; {remedy}") from None
 
-    def _files(self, shard: Shard) -> list[tuple[str, str]]:
-        name = self.dataset.name
-        return [
-            (shard_path(name, shard.sha256, "parquet"), shard.index_sha256),
-            (shard_path(name, shard.sha256, "tar"), shard.sha256),
-        ]
+    def _files(self, shard: Shard) -> tuple[tuple[Copies, str, str], tuple[Copies, str, str]]:
+        """Index and tar: where they lie, and the sha256 of each."""
+        index = self.copies, index_path(self.dataset.name, shard), shard.index_sha256
+        storage, path = tar_place(self.copies.storage, self.dataset.name, shard)
+        if storage is self.copies.storage:
+            return index, (self.copies, path, shard.sha256)
+        copies = self._elsewhere.setdefault(storage.uri, Copies(storage, by_content=True))
+        return index, (copies, path, shard.sha256)
 
     def _without_rows(self, shard: Shard, skipped: dict[str, int]) -> OpenShard:
         """A shard of which nobody knows where its images lie: none of its rows has bytes."""
         if self.view:  # nor which of them belong to the view
-            raise DamagedShard(f"{self._files(shard)[0][0]} is damaged; delete it and shard the images again")
+            raise DamagedShard(f"{self._files(shard)[0][1]} is damaged; delete it and shard the images again")
         count = shard.samples - shard.removed
         nothing, wrong = _column(np.zeros(count, np.int64)), _column(np.ones(count, np.uint32))
         keys = [f"{shard.sha256}/{row}" for row in range(count)]

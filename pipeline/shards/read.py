@@ -13,7 +13,7 @@ from pipeline.shards.ahead import Ahead
 from pipeline.shards.cache import CacheFull
 from pipeline.shards.copies import Copies
 from pipeline.shards.damage import DamagedShard, Skip, Skips, stand_ins
-from pipeline.shards.encoding import decoder
+from pipeline.shards.foreign.pixels import put_into
 from pipeline.shards.manifest import DatasetRef, Manifest, Split, load_manifest
 from pipeline.shards.opened import Opener, OpenShard
 from pipeline.shards.view import View
@@ -67,7 +67,7 @@ class DatasetReader:
         images = np.empty((len(rows), size, size, self.manifest.channels), dtype=np.uint8)
         labels, met = [], list[Skip]()
         # The one place where a row's bytes become pixels; here for speed, and with care in _read_slowly.
-        put = decoder(self.manifest.encoding, images)
+        put = put_into(self.manifest, images)
         opened, crc32, place = self._open, zlib.crc32, -1
         numbers = shards.tolist()
         for number, row in zip(numbers, rows.tolist(), strict=True):

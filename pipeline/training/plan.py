@@ -1,12 +1,12 @@
 """What a recipe on a dataset version comes to, before anything runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ganmodels.spec import NetworkSpec
-from pipeline.config import Config
+from pipeline.config import Config, Data
 from pipeline.errors import UserError
 from pipeline.progress import note
-from pipeline.shards.manifest import DatasetRef, Manifest, load_manifest
+from pipeline.shards.manifest import FOREIGN, DatasetRef, Manifest, load_manifest
 from pipeline.shards.opened import open_view
 from pipeline.shards.order import BatchOrder, Order
 from pipeline.shards.version import made_alike
@@ -36,10 +36,11 @@ def plan_run(storage: Storage, config: Config, dataset: DatasetRef, init: bytes 
     Raises UserError where the dataset does not suit the recipe: too few images, or made otherwise.
     """
     manifest = load_manifest(storage, dataset)
-    if not made_alike(manifest, config.data):
+    if not _suits(manifest, config.data):
+        anew = "index" if manifest.encoding == FOREIGN else "run"
         raise UserError(
-            f"dataset {dataset.name} was made with other data.* values than this recipe's;"
-            " `ganline run` makes it anew, or change the recipe"
+            f"dataset {dataset.name} was made with other data.* values than this recipe's ({_made(manifest)});"
+            f" `ganline {anew}` makes it anew, or change the recipe"
         )
     try:
         order_of(manifest, config, open_view(storage, dataset, manifest, config.data))
@@ -61,6 +62,20 @@ def plan_run(storage: Storage, config: Config, dataset: DatasetRef, init: bytes 
         total_steps=total_steps,
         init=init,
     )
+
+
+def _suits(manifest: Manifest, data: Data) -> bool:
+    """Tars made elsewhere have encodings, and a way to their labels, that no recipe names."""
+    if manifest.encoding != FOREIGN:
+        return made_alike(manifest, data)
+    made = {key: value for key, value in manifest.processing.items() if key != "tar"}
+    return made_alike(replace(manifest, encoding=data.encoding, processing=made), data)
+
+
+def _made(manifest: Manifest) -> str:
+    shared = {"resolution": manifest.resolution, "channels": manifest.channels}
+    shared |= {key: manifest.processing[key] for key in ("background", "held_out") if key in manifest.processing}
+    return "it has " + ", ".join(f"{key} {value}" for key, value in shared.items())
 
 
 def order_of(manifest: Manifest, config: Config, view: View | None) -> BatchOrder:

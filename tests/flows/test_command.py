@@ -5,7 +5,7 @@ import json
 import pytest
 
 COMMANDS = ["run", "shard", "train", "lookup", "generate", "evaluate", "release", "promote", "rollback"]
-COMMANDS += ["verify", "doctor", "config show", "config validate", "config digest"]
+COMMANDS += ["index", "verify", "doctor", "config show", "config validate", "config digest"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
