@@ -87,6 +87,5 @@ def _again(job: Job, tar: FoundTar) -> int | Refused:
         (found,) = run_tasks(scan_tar, job, [tar])
         if not isinstance(found, Died):
             return found
-    return Refused(
-        tar.uri, f"the process that reads it died {1 + _TRIES} times; an image in it may need too much memory"
-    )
+    why = f"the process that reads it died {1 + _TRIES} times; an image in it may need too much memory"
+    return Refused(tar.uri, why)

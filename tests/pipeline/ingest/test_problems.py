@@ -234,7 +234,7 @@ def config(*overrides: str) -> Any:
 
 def test_policies_come_from_the_recipe():
     rules = rules_of(config("data.problems.animated=quarantine", "data.problems.truncated=fix"))
-    assert rules.fixes == ("extreme_aspect", "truncated", "wrong_extension")
+    assert rules.fixes == ("extreme_aspect", "too_small", "truncated", "wrong_extension")
     assert (rules.min_side, rules.max_aspect) == (8, 8.0)
     rules = rules_of(config("data.min_side=20", "data.max_aspect=2", "data.background='#00FF00'"))
     assert (rules.min_side, rules.max_aspect, rules.background) == (20, 2.0, "#00ff00")

@@ -14,10 +14,12 @@ import webdataset
 
 from pipeline.errors import UserError
 from pipeline.progress import watcher
+from pipeline.shards.batches import StreamBatches
+from pipeline.shards.damage import DamagedShard
 from pipeline.shards.foreign import scan
 from pipeline.shards.manifest import Manifest, Shard, index_path, load_manifest
 from pipeline.shards.order import Order
-from pipeline.shards.read import DamagedShard, DatasetReader, StreamBatches
+from pipeline.shards.read import DatasetReader
 from pipeline.shards.verify import verify_dataset
 from pipeline.shards.write import content_key, is_held_out
 from pipeline.storage import Storage
