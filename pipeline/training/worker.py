@@ -100,7 +100,7 @@ def _batches(job: Job, streams: range) -> StreamBatches:
     storage, data, plan = job.storage, job.config.data, job.plan
     view = open_view(storage, plan.dataset, load_manifest(storage, plan.dataset), data)
     # Every stream may be between two windows, in each class that it takes turns with.
-    keep_open = len(streams) * (2 * data.window + 1) * (len(plan.classes) if data.balance else 1)
+    keep_open = len(streams) * (2 * data.window + 1) * (len(view.classes) if view and view.by_class else 1)
     skips = Skips(storage, skips_folder(plan.run)) if data.on_damage == "skip" else None
     reader = DatasetReader(storage, plan.dataset, "train", keep_open, view=view, skips=skips)
     order = order_of(reader.manifest, job.config, view)

@@ -39,11 +39,11 @@ class Trainer:
     dataset: DatasetRef
     folder: Path
 
-    def config(self, **training: object) -> Config:
+    def config(self, data: dict | None = None, **training: object) -> Config:
         values = {"images": 16 * 24, "batch": 16, "log_every": 32, "checkpoint_every": 160, "evaluate_every": 320}
         return Config.model_validate(
             {
-                "name": "t", "data": {"source": "x", "resolution": 16, "channels": 1},
+                "name": "t", "data": {"source": "x", "resolution": 16, "channels": 1, **(data or {})},
                 "model": {"width": 8, "z_dim": 8},
                 "training": {**values, "precision": "fp32", **training},
             }
@@ -51,11 +51,11 @@ class Trainer:
 
     def __call__(
         self, run: str, world: int = 1, *, stop_at: int | None = None, init: Path | None = None,
-        bf16: bool = False, family: str = "dcgan",
+        bf16: bool = False, family: str = "dcgan", data: dict | None = None,
         **training: object,
     ) -> Trained:  # fmt: skip
         """Trains `run` on, until the end or until the step that it is stopped at (counted in this attempt)."""
-        config = self.config(**training)
+        config = self.config(data, **training)
         config = config.model_copy(update={"model": config.model.model_copy(update={"family": family})})
         plan = plan_run(self.storage, config, self.dataset)
         consumed = self.folder / uuid.uuid4().hex

@@ -7,6 +7,8 @@ import torch
 
 from ganmodels.randomness import latents
 from ganmodels.saving import from_bytes
+from pipeline.shards.damage import read_skips
+from pipeline.training.run import begin_anew, skips_folder
 
 CASES = [
     pytest.param(1, {}, id="1-fp32"),
@@ -47,6 +49,37 @@ def test_a_run_can_go_on_with_more_or_fewer_workers(trainer, run_name):
     for world, stop_at in ((1, 5), (3, 7), (2, None)):
         consumed |= trainer(run, world, stop_at=stop_at).consumed
     assert consumed == trainer(run_name(), 1).consumed
+
+
+VIEW = {"mirror": True, "balance": True, "only": ["light"]}
+
+
+def test_views_and_flips_train_the_same_after_a_stop_and_with_a_process_that_reads(trainer, run_name):
+    alone = trainer(run_name(), data=VIEW, images=160)
+    run = run_name()
+    trainer(run, data=VIEW, images=160, stop_at=4)
+    resumed = trainer(run, data={**VIEW, "loaders": 1}, images=160)
+    assert resumed.files == alone.files
+
+
+def test_a_run_that_skips_keeps_its_steps_and_resumes_bitwise(trainer, run_name):
+    tars = sorted(trainer.storage.local_path("datasets/t/shards").glob("*.tar"))
+    whole = {tar: tar.read_bytes() for tar in tars}
+    try:
+        for tar in tars:
+            tar.write_bytes(whole[tar][: len(whole[tar]) // 2])
+        alone = trainer(run_name(), data={"on_damage": "skip"}, images=160)
+        run = run_name()
+        trainer(run, data={"on_damage": "skip"}, images=160, stop_at=5)
+        met = read_skips(trainer.storage, skips_folder(run))
+        resumed = trainer(run, data={"on_damage": "skip"}, images=160)
+    finally:
+        for tar, data in whole.items():
+            tar.write_bytes(data)
+    assert len(met) > 20 and set(alone.consumed) == {str(step) for step in range(10)}
+    assert resumed.files == alone.files
+    begin_anew(trainer.storage, run)
+    assert read_skips(trainer.storage, skips_folder(run)) == []
 
 
 def test_more_images_go_on_from_the_end(trainer, run_name):
