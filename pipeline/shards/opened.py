@@ -115,7 +115,7 @@ class Opener:
             tar = memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         sound = sound and len(tar) == shard.bytes
         if not sound and not damaged_too:
-            fault = first_fault(tar, index, shard.bytes)
+            fault = first_fault(tar, index, shard.bytes, ours=shard.uri is None)
             remedy = f"{path} is damaged: delete it and shard the images again"
             if shard.uri:  # which is somebody else's to delete
                 remedy = f"{redact(shard.uri)} is damaged or has changed: restore it, or index it again"

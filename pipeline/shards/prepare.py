@@ -1,9 +1,9 @@
 """A chunk of source files, read, named by their content, decoded, brought to size and encoded: one task each."""
 
-import zlib
 from typing import NamedTuple
 
 import pyarrow as pa
+from isal import isal_zlib
 
 from pipeline.ingest.image import InvalidImage, decode
 from pipeline.shards.chunks import Chunk
@@ -44,7 +44,7 @@ def _prepare(job: Job, chunk: Chunk, path: str) -> pa.Table:
             rows.append(_refused(key, len(data), why))
             continue
         encoded = images.get(key) or images.setdefault(key, encode(image.pixels, job.encoding, job.quality))
-        size, crc32 = len(encoded), zlib.crc32(encoded)
+        size, crc32 = len(encoded), isal_zlib.crc32(encoded)
         rows.append((key, 0, size, crc32, len(data), image.width, image.height, image.mode, "", ""))
     begins, at = dict[str, int](), 0
     for key in sorted(images):

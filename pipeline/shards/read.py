@@ -2,12 +2,12 @@
 
 import logging
 import os
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from isal import isal_zlib
 
 from pipeline.shards.ahead import Ahead
 from pipeline.shards.cache import CacheFull
@@ -68,7 +68,7 @@ class DatasetReader:
         labels, met = [], list[Skip]()
         # The one place where a row's bytes become pixels; here for speed, and with care in _read_slowly.
         put = put_into(self.manifest, images)
-        opened, crc32, place = self._open, zlib.crc32, -1
+        opened, crc32, place = self._open, isal_zlib.crc32, -1
         numbers = shards.tolist()
         for number, row in zip(numbers, rows.tolist(), strict=True):
             place += 1
@@ -167,7 +167,7 @@ class DatasetReader:
         data = shard.tar[begin : begin + shard.size[row]]
         if len(data) < shard.size[row]:
             return "the tar ends before its end" if len(shard.tar) else "there are no bytes"
-        if zlib.crc32(data) != shard.crc32[row]:
+        if isal_zlib.crc32(data) != shard.crc32[row]:
             return "its bytes have changed"
         try:
             put(data)

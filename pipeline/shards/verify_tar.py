@@ -1,12 +1,12 @@
 """A tar against its index and itself: which samples are hit by what, named by their keys and bytes."""
 
 import hashlib
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
+from isal import isal_zlib
 
 from pipeline.shards.encoding import suffix
 from pipeline.shards.foreign.samples import IMAGES, BadLabel, Sample, group, label_of, labels_rule
@@ -185,7 +185,7 @@ class _Samples:
     def intact(self, row: int, offset: int) -> bool:
         if offset + self.rows.size[row] > len(self.tar):
             return False
-        return zlib.crc32(self.bytes(offset, self.rows.size[row])) == self.rows.crc32[row]
+        return isal_zlib.crc32(self.bytes(offset, self.rows.size[row])) == self.rows.crc32[row]
 
     def decodes(self, offset: int, size: int) -> bool:
         return self.expected.decodes(self.bytes(offset, size))

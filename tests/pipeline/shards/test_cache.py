@@ -128,7 +128,7 @@ def test_a_store_that_does_not_answer_is_asked_a_bounded_number_of_times(remote,
 
 
 def test_a_missing_file_is_missing_at_once(remote, cache):
-    remote.write("reads", b"")
+    Storage(remote.uri).write("reads", b"")
     with pytest.raises(FileNotFoundError):
         cache.open(remote, "shards/none.tar", "0" * 64)
     assert len(reads(remote)) == 1
