@@ -5,14 +5,13 @@ The bytes depend on the samples alone: members come in key order with integer mt
 
 import hashlib
 from dataclasses import dataclass
-from itertools import starmap
 
 from pipeline.shards.encoding import suffix
 from pipeline.shards.gather import Row, gather
 from pipeline.shards.index import same_rows, write_index
 from pipeline.shards.job import Job
 from pipeline.shards.manifest import Shard, Split, shard_path
-from pipeline.shards.ustar import end, member
+from pipeline.shards.ustar import BLOCK, end, member
 from pipeline.storage import sha256
 
 
@@ -48,15 +47,15 @@ def write_shard(job: Job, plan: ShardPlan) -> WrittenShard:
     Raises RunFailed for a file that they are taken from and that is missing or damaged.
     """
     rows = sorted(plan.rows, key=lambda row: row.key)
-    pieces, offsets, at = list[bytes](), list[int](), 0
+    kind, pieces, offsets, at = suffix(job.encoding), list[bytes](), list[int](), 0
     for row, data in zip(rows, gather(job.storage, rows), strict=True):
-        members = [(f"{row.key}.cls", str(row.label).encode())] if row.label >= 0 else []
-        added = [
-            piece for each in starmap(member, [*members, (f"{row.key}.{suffix(job.encoding)}", data)]) for piece in each
-        ]
-        pieces += added
-        at += sum(map(len, added))
-        offsets.append(at - len(added[-1]) - len(data))
+        if row.label >= 0:
+            pieces += member(f"{row.key}.cls", str(row.label).encode())
+            at += 2 * BLOCK
+        head, _, padding = member(f"{row.key}.{kind}", data)
+        pieces += (head, data, padding)
+        offsets.append(at + BLOCK)
+        at += BLOCK + len(data) + len(padding)
     pieces.append(end(at))
     side = job.rules.resolution
     return _publish(job, b"".join(pieces), {
