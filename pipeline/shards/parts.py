@@ -1,6 +1,6 @@
 """A part: the encoded images of one chunk, between their reading and the writing of their shards.
 
-    <storage>/datasets/<name>/parts/<digest of the chunk>.part      8 bytes, a table, the images in key order
+    <storage>/datasets/<name>/parts/<digest of the chunk>.part      a mark, a table, the images in key order
 
 An ingest that was interrupted finds in them what it need not do again. Once a version is committed they go.
 """
@@ -30,7 +30,9 @@ SCHEMA = pa.schema(
 # What an ingest found of each file: which row of its listing it is, and in which part its image lies.
 PREPARED_SCHEMA = pa.schema([pa.field("id", pa.int64()), pa.field("part", pa.int32()), *SCHEMA])
 
-_HEAD = 8  # bytes that say how long the table is
+_MARK = b"GLP1"
+_HEAD = len(_MARK) + 4  # bytes: the mark, and how long the table is
+_LONGEST = 256 << 20  # bytes of a table
 
 
 def parts_folder(name: str) -> str:
@@ -47,7 +49,7 @@ def write_part(storage: Storage, path: str, table: pa.Table, images: list[bytes]
     with pa.ipc.new_stream(sink, SCHEMA) as writer:
         writer.write_table(table)
     head = sink.getvalue()
-    storage.write(path, b"".join((len(head).to_bytes(_HEAD, "big"), head, *images)))
+    storage.write(path, b"".join((_MARK, len(head).to_bytes(4, "big"), head, *images)))
     return _placed(table, _HEAD + len(head))
 
 
@@ -55,7 +57,9 @@ def read_part(storage: Storage, path: str) -> pa.Table | None:
     """Its table, `offset` counting from the part's first byte; None if it is damaged, or not there."""
     try:
         (head,) = storage.read_ranges(path, [(0, _HEAD)])
-        size = int.from_bytes(head, "big")
+        size = int.from_bytes(head[len(_MARK) :], "big")
+        if not head.startswith(_MARK) or size > _LONGEST:
+            return None
         (data,) = storage.read_ranges(path, [(_HEAD, size)])
         table = pa.ipc.open_stream(data).read_all()
     except (FileNotFoundError, ValueError):  # pyarrow's own is one

@@ -10,7 +10,7 @@ from isal import isal_zlib
 
 from pipeline.shards.index import same_rows, write_index
 from pipeline.shards.manifest import Shard, Split, shard_path
-from pipeline.shards.ustar import end, member
+from pipeline.shards.ustar import BLOCK, end, member
 from pipeline.storage import Storage, sha256
 
 
@@ -41,11 +41,12 @@ def store_shard(storage: Storage, name: str, split: Split, suffix: str, images: 
     pieces, offsets, at = list[bytes](), list[int](), 0
     for image in images:
         if image.label >= 0:
-            pieces += (added := member(f"{image.key}.cls", str(image.label).encode()))
-            at += sum(map(len, added))
-        pieces += (added := member(f"{image.key}.{suffix}", image.data))
-        offsets.append(at + len(added[0]))
-        at += sum(map(len, added))
+            pieces += member(f"{image.key}.cls", str(image.label).encode())
+            at += 2 * BLOCK
+        head, data, padding = member(f"{image.key}.{suffix}", image.data)
+        pieces += (head, data, padding)
+        offsets.append(at + BLOCK)
+        at += BLOCK + len(data) + len(padding)
     pieces.append(end(at))
     tar_bytes = b"".join(pieces)
     columns: dict[str, list] = {

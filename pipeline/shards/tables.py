@@ -18,7 +18,7 @@ class Tables:
     def __init__(self, folder: Path):
         self.folder = folder
         spilled = {"temp_directory": str(folder / "spilled")}
-        self._database = duckdb.connect(str(folder / "tables.duckdb"), config={**_LIMITS, **spilled})
+        self._database = duckdb.connect(config={**_LIMITS, **spilled})
         self._database.execute("SET enable_progress_bar = false")
 
     def __enter__(self) -> "Tables":

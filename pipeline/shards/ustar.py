@@ -3,13 +3,13 @@
 import tarfile
 from functools import cache
 
-_BLOCK = tarfile.BLOCKSIZE
+BLOCK = tarfile.BLOCKSIZE
 _SIZE, _CHECKSUM = slice(124, 135), slice(148, 154)  # where a header holds them, in octal
 
 
 def member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
     """Header, data and padding of a read-only file of nobody at time 0; names have at most 100 ASCII bytes."""
-    return header(name, len(data)), data, bytes(-len(data) % _BLOCK)
+    return header(name, len(data)), data, bytes(-len(data) % BLOCK)
 
 
 def header(name: str, size: int) -> bytes:
@@ -25,7 +25,7 @@ def header(name: str, size: int) -> bytes:
 
 def end(size: int) -> bytes:
     """What follows `size` bytes of members."""
-    return bytes(2 * _BLOCK + -(size + 2 * _BLOCK) % tarfile.RECORDSIZE)
+    return bytes(2 * BLOCK + -(size + 2 * BLOCK) % tarfile.RECORDSIZE)
 
 
 @cache

@@ -257,3 +257,27 @@ def test_where_verified_copies_lie(storage, monkeypatch, tmp_path):
 
 def test_sha256_is_the_one_that_everybody_has():
     assert sha256(b"abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_ranges_are_read_in_the_order_asked_for_and_end_with_the_file(tmp_path):
+    storage = Storage(str(tmp_path))
+    storage.write("a/b", b"0123456789")
+    assert list(storage.read_ranges("a/b", [(7, 2), (0, 3), (8, 100), (20, 1)])) == [b"78", b"012", b"89", b""]
+    with pytest.raises(FileNotFoundError):
+        list(storage.read_ranges("a/c", [(0, 1)]))
+
+
+def test_files_go_up_and_come_down_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.storage._COPIED", 1000)
+    storage, local = Storage(str(tmp_path / "store")), tmp_path / "local"
+    local.write_bytes(os.urandom(12_345))
+    storage.upload(local, "a/b")
+    assert storage.read("a/b") == local.read_bytes()
+    storage.download("a/b", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == local.read_bytes()
+    assert [entry.path for entry in storage.list("a")] == ["a/b"]
+    with pytest.raises(FileNotFoundError):
+        storage.download("a/c", tmp_path / "back")
+    with pytest.raises(FileNotFoundError):
+        storage.upload(tmp_path / "nothing", "a/b")
+    assert storage.read("a/b") == local.read_bytes()

@@ -23,6 +23,7 @@ from pipeline.shards.manifest import DatasetRef, latest_version, load_manifest
 from pipeline.shards.on_ray import shard_images
 from pipeline.shards.order import Order, streams_of
 from pipeline.shards.read import DatasetReader
+from pipeline.shards.ustar import end, member
 from pipeline.storage import Storage, sha256
 
 pytestmark = pytest.mark.usefixtures("without_ray")
@@ -392,3 +393,18 @@ def test_pixels_do_not_depend_on_the_file_format_of_the_source(storage, data, tm
     found = shard_images(storage, "pets", data(str(tmp_path / "images"), held_out=0))
     images, _ = DatasetReader(storage, found.dataset, "train").read_all()
     assert len(images) == 2 and all(np.array_equal(image, pixels(1)) for image in images)
+
+
+def test_headers_have_the_bytes_that_tarfile_writes():
+    buffer, ours = io.BytesIO(), b""
+    sizes = [0, 1, 511, 512, 513, 12_416, 8**7, 123_456]
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, size in enumerate(sizes):
+            name, data = f"{sha256(bytes([number]))[: 4 + 8 * number]}.npy", os.urandom(size)
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.mode = size, 0, 0o444
+            tar.addfile(info, io.BytesIO(data))
+            ours += b"".join(member(name, data))
+    assert ours + end(len(ours)) == buffer.getvalue()
+    for size in range(0, 12_000, 512):  # the end fills tar's records
+        assert (size + len(end(size))) % tarfile.RECORDSIZE == 0 and len(end(size)) >= 1024

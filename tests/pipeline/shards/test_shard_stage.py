@@ -4,7 +4,6 @@ The histories run in this process; what Ray could change (the bytes, the order, 
 """
 
 import functools
-import io
 import os
 import random
 import shutil
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from looking import classes_of, contents, on_disk, origins_of, quarantine, shard_files
 from PIL import Image
 
 import pipeline.shards.on_ray as stage
@@ -22,7 +22,7 @@ from pipeline.ingest.folder import FolderSource
 from pipeline.ingest.source import open_source
 from pipeline.on_ray import run_tasks
 from pipeline.shards.damage import DamagedShard
-from pipeline.shards.manifest import DatasetRef, latest_version, load_manifest
+from pipeline.shards.manifest import latest_version, load_manifest
 from pipeline.shards.on_ray import shard_images
 from pipeline.shards.read import DatasetReader
 from pipeline.shards.write import content_key, is_held_out
@@ -47,47 +47,6 @@ def refuse_ray(monkeypatch):
         monkeypatch.setattr(stage, "cluster", cluster)
 
     return refuse
-
-
-def shard_files(storage: Storage) -> dict[str, tuple[int, int]]:
-    """Name to inode and mtime: a file that is written again, even with the same bytes, shows."""
-    folder = storage.local_path("datasets/pets/shards")
-    entries = folder.iterdir() if folder.exists() else []
-    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in entries}
-
-
-def contents(storage: Storage, dataset: DatasetRef) -> dict[str, tuple[str, str | None]]:
-    """Content key to (split, class), from what the reader gives."""
-    classes, found = load_manifest(storage, dataset).classes, {}
-    for split in ("train", "held_out"):
-        reader = DatasetReader(storage, dataset, split)
-        shards = np.repeat(np.arange(len(reader.counts)), reader.counts)
-        rows = np.array([row for count in reader.counts for row in range(count)], dtype=int)
-        _, labels = reader.read(shards, rows)
-        for key, label in zip(reader.keys(shards, rows), labels.tolist(), strict=True):
-            assert key not in found
-            found[key] = (split, classes[label] if label >= 0 else None)
-    return found
-
-
-def on_disk(source: Path) -> dict[str, str]:
-    """Content key to class, from the folder."""
-    return {content_key(path.read_bytes()): path.parent.name for path in source.rglob("*.png")}
-
-
-def classes_of(storage: Storage, dataset: DatasetRef) -> dict[str, str | None]:
-    return {key: label for key, (_, label) in contents(storage, dataset).items()}
-
-
-def quarantine(storage: Storage, dataset: DatasetRef) -> list[dict]:
-    return pq.read_table(io.BytesIO(storage.read(f"{dataset.folder}/quarantine.parquet"))).to_pylist()
-
-
-def origins_of(storage: Storage, dataset: DatasetRef) -> dict[str, dict]:
-    """Rows of sources.parquet by path."""
-    rows = pq.read_table(io.BytesIO(storage.read(f"{dataset.folder}/sources.parquet"))).to_pylist()
-    assert [row["path"] for row in rows] == sorted({row["path"] for row in rows})
-    return {row["path"]: row for row in rows}
 
 
 # On Ray
