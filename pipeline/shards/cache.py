@@ -7,7 +7,6 @@ by a shared flock on it, one that is being fetched by a lock file of its own, an
 import errno
 import fcntl
 import hashlib
-import logging
 import os
 import time
 import uuid
@@ -17,16 +16,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.errors import Unavailable, UserError
+from pipeline.errors import UserError
 from pipeline.storage import Storage
 
 LIMIT_VARIABLE = "GANLINE_CACHE_BYTES"
 DEFAULT_LIMIT = 50 * 2**30
-_ATTEMPTS = 4
-_FIRST_PAUSE_SECONDS = 0.5
 _PARTIAL, _LOCK = ".part", ".lock"
 _LOCKS = 64  # files that wait for each other by chance cost less than a lock file for each
-log = logging.getLogger(__name__)
 
 
 class CacheFull(UserError):
@@ -52,8 +48,8 @@ class ShardCache:
     def open(self, storage: Storage, path: str, expected: str, name: str | None = None) -> tuple[BinaryIO, bool]:
         """The copy of a stored file, called `name` or as it is there; fetched if it is not here, and whether it was.
 
-        It stays until the file and every map of it are closed. Raises FileNotFoundError where storage has no such
-        file, Unavailable where it does not answer, CacheFull, and UserError for a disk that is full.
+        It stays until the file and every map of it are closed. Raises what `storage.read` raises, CacheFull, and
+        UserError for a disk that is full.
         What differs from the sha256 `expected` is fetched once more, and then given but not kept.
         """
         name = name or Path(path).name
@@ -63,10 +59,10 @@ class ShardCache:
         with self._locked(name):
             if file := self._held(name):  # another process has fetched it meanwhile
                 return file, False
-            data = _read(storage, path)
+            data = storage.read(path)
             sound = hashlib.sha256(data).hexdigest() == expected
             if not sound:
-                data = _read(storage, path)
+                data = storage.read(path)
                 sound = hashlib.sha256(data).hexdigest() == expected
             file = self._store(name, data)
             if not sound:
@@ -158,19 +154,3 @@ class ShardCache:
         with open(self.folder / f"{zlib.crc32(name.encode()) % _LOCKS}{_LOCK}", "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def _read(storage: Storage, path: str) -> bytes:
-    """Raises FileNotFoundError at once, and Unavailable once the attempts are used up."""
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return storage.read(path)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            log.warning("cannot fetch %s, attempt %d of %d: %s", path, attempt, _ATTEMPTS, said)
-            if attempt == _ATTEMPTS:
-                raise Unavailable(f"cannot fetch {path} from {storage.uri}: {said}; try again later") from None
-        time.sleep(_FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
-    raise AssertionError

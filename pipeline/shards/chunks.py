@@ -40,7 +40,7 @@ def chunks_of(
     for rows in _cut(unread, most):
         ids, paths, stamps, _, known = map(list, zip(*rows, strict=True))
         # Over all that decides on what the part holds.
-        how = [PROCESSING, asdict(job.rules), job.encoding, job.quality, repr(job.source), rehash]
+        how = [PROCESSING, asdict(job.rules), job.encoding, job.quality, job.origin, rehash]
         digest = blake2b(json.dumps([how, paths, stamps, known]).encode(), digest_size=16).hexdigest()
         yield Chunk(digest, ids, paths, known, part_path(job.name, digest) in finished)
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pipeline.config import Data
 from pipeline.ingest.image import ImageRules, rules_of
 from pipeline.ingest.source import Source, open_source
+from pipeline.location import absolute
 from pipeline.storage import Storage
 
 
@@ -14,6 +15,7 @@ class Job:
     storage: Storage
     name: str  # of the dataset
     source: Source
+    origin: str  # where that is, the same however it was written
     rules: ImageRules
     encoding: str
     quality: int
@@ -22,7 +24,7 @@ class Job:
 def make_job(storage: Storage, name: str, data: Data) -> Job:
     """Raises UserError for a source that is missing, or of no known kind."""
     source = open_source(data.source, data.labels, data.image_column)
-    return Job(storage, name, source, rules_of(data), data.encoding, data.quality)
+    return Job(storage, name, source, absolute(data.source), rules_of(data), data.encoding, data.quality)
 
 
 def opened(job: Job) -> Source:

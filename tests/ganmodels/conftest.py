@@ -24,3 +24,8 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def the_same_weights_each_time():
+    torch.manual_seed(0)

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import Unavailable, UserError
-from pipeline.shards import cache as module
+from pipeline.errors import UserError
 from pipeline.shards.cache import CacheFull, ShardCache, cache_limit
 from pipeline.shards.on_ray import shard_images
 from pipeline.shards.read import DatasetReader
@@ -110,21 +109,6 @@ def test_damage_on_the_way_is_fetched_again_and_damage_that_stays_is_not_kept(re
     file, _ = cache.open(remote, "shards/1.tar", "0" * 64)
     assert file.read() == whole  # for whoever wants what is left of it
     assert copies(cache) == {"0.tar"}
-
-
-def test_a_store_that_does_not_answer_is_asked_a_bounded_number_of_times(remote, cache, monkeypatch):
-    monkeypatch.setattr(module, "_FIRST_PAUSE_SECONDS", 0.001)
-    path, sha = put(remote, 0)
-    asked = []
-
-    def fail(self, path):
-        asked.append(path)
-        raise OSError("AWS Error SLOW_DOWN\nmore")
-
-    monkeypatch.setattr(Remote, "read", fail)
-    with pytest.raises(Unavailable, match=r"cannot fetch shards/0\.tar from .*: AWS Error SLOW_DOWN; try again later"):
-        cache.open(remote, path, sha)
-    assert len(asked) == 4 and copies(cache) == set()
 
 
 def test_a_missing_file_is_missing_at_once(remote, cache):

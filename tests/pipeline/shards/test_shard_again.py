@@ -34,9 +34,9 @@ def decoded(monkeypatch) -> list[str]:
     """The keys of what is decoded, in this process."""
     keys, decode = list[str](), prepare.decode
 
-    def listening(content: bytes, rules: ImageRules) -> Decoded:
+    def listening(content: bytes, rules: ImageRules, path: str) -> Decoded:
         keys.append(content_key(content))
-        return decode(content, rules)
+        return decode(content, rules, path)
 
     monkeypatch.setattr(prepare, "decode", listening)
     return keys
@@ -283,10 +283,10 @@ def test_an_image_that_kills_its_worker_is_the_only_one_refused(ray_cluster, sto
 
         decode = there.decode
 
-        def deadly(content, rules):
+        def deadly(content, rules, path):
             if content == hostile:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return decode(content, rules)
+            return decode(content, rules, path)
 
         there.decode = deadly
         try:
