@@ -33,16 +33,17 @@ def _bounded(filesystem: fs.S3FileSystem) -> fs.S3FileSystem:
 def read_whole(filesystem: fs.FileSystem, place: str, offset: int, size: int | None) -> bytes:
     """`size` bytes from `offset` on, None for all; OSError if not all of them came, ValueError if there are less."""
     with filesystem.open_input_file(place) as file:
-        return _whole(file, place, offset, file.size() - offset if size is None else size)
+        return whole(file, place, offset, file.size() - offset if size is None else size)
 
 
 def read_ranges(filesystem: fs.FileSystem, place: str, ranges: Iterable[tuple[int, int]]) -> list[bytes]:
     """`read_whole` of each (offset, size), the file being opened once."""
     with filesystem.open_input_file(place) as file:
-        return [_whole(file, place, offset, size) for offset, size in ranges]
+        return [whole(file, place, offset, size) for offset, size in ranges]
 
 
-def _whole(file: NativeFile, place: str, offset: int, size: int) -> bytes:
+def whole(file: NativeFile, place: str, offset: int, size: int) -> bytes:
+    """Of an open file; OSError if not all of the bytes came, ValueError if there are less."""
     if offset + size > file.size():
         raise ValueError(f"{place} has {file.size()} bytes: there are no {size} from byte {offset} on")
     # Of an answer from S3 that ends too soon pyarrow says that all of it came, and leaves the rest of the

@@ -2,11 +2,9 @@
 
 import errno
 import io
-import logging
 import os
 import posixpath
 import stat
-import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import islice
@@ -19,15 +17,14 @@ from pipeline.ingest.item import MAX_BYTES, Item
 from pipeline.ingest.listing import walk_local, walk_remote
 from pipeline.ingest.unpack import unpacked_start
 from pipeline.location import absolute, connect
-from pipeline.patience import first_line
+from pipeline.object_store import whole
+from pipeline.patience import Patience, first_line
 from pipeline.redact import redact
 
 _BLOCK = 4 << 20  # bytes that one request to an object store asks for, at least
 _LOOKED_AT = 1000  # files of a folder that tell what it holds
 _NOTES = (".md", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".html", ".sha256", ".md5")
-_TRIES = 3
 
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
@@ -168,7 +165,7 @@ def _is_denied(error: BaseException) -> bool:
 
 
 class _Remote(io.RawIOBase):
-    """An object, read by range: each range whole, after a few tries, or Unavailable."""
+    """An object, read by range: each range whole, or Unavailable."""
 
     def __init__(self, filesystem: fs.FileSystem, path: str):
         self._path = path
@@ -191,15 +188,9 @@ class _Remote(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = max(min(len(buffer), self.size - self._at), 0)
-        buffer[:wanted] = _tried(lambda: self._range(wanted), self._path)
+        buffer[:wanted] = _tried(lambda: whole(self._file, self._path, self._at, wanted), self._path)
         self._at += wanted
         return wanted
-
-    def _range(self, wanted: int) -> bytes:
-        data = self._file.read_at(wanted, self._at)
-        if len(data) != wanted:
-            raise OSError(f"{len(data)} bytes came where {wanted} were asked for")
-        return data
 
     def close(self) -> None:
         if not self.closed:
@@ -208,16 +199,12 @@ class _Remote(io.RawIOBase):
 
 
 def _tried(work: Callable[[], _T], path: str) -> _T:
-    for tries in range(1, _TRIES + 1):
-        try:
-            return work()
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            if _is_denied(error):
-                raise PermissionError(errno.EACCES, "access denied") from None
-            _log.warning("reading %s failed (try %d of %d): %s", path, tries, _TRIES, first_line(error))
-            if tries == _TRIES:
-                raise Unavailable(f"cannot read {path}: {first_line(error)}; try again later") from None
-            time.sleep(0.2 * 4**tries)
-    raise AssertionError
+    """Raises FileNotFoundError, PermissionError, and Unavailable for what is still not there after a while."""
+    try:
+        return Patience().call(f"reading {path}", work)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if _is_denied(error):
+            raise PermissionError(errno.EACCES, "access denied") from None
+        raise Unavailable(f"cannot read {path}: {first_line(error)}; try again later") from None

@@ -5,6 +5,7 @@ import pickle
 import pytest
 from pyarrow import fs
 
+from pipeline import patience
 from pipeline.errors import Unavailable
 from pipeline.ingest import place
 from pipeline.ingest.place import Place
@@ -16,7 +17,7 @@ def flaky(root, monkeypatch):
     """Makes each range fail so many times: a store whose answers are errors, or short."""
     if not root.uri.startswith("store"):
         pytest.skip("local disk")
-    monkeypatch.setattr(place.time, "sleep", lambda _: None)
+    monkeypatch.setattr(patience.time, "sleep", lambda _: None)
 
     def fail(times: int, *, short: bool) -> None:
         left = {}
@@ -25,13 +26,17 @@ def flaky(root, monkeypatch):
             def __init__(self, file):
                 self.file = file
 
-            def read_at(self, count, at):
-                if left.setdefault((count, at), times) > 0:
-                    left[count, at] -= 1
+            def seek(self, at):
+                self.file.seek(at)
+
+            def readinto(self, buffer):
+                at = self.file.tell()
+                if left.setdefault((len(buffer), at), times) > 0:
+                    left[len(buffer), at] -= 1
                     if not short:
                         raise OSError("curl error 56: connection reset")
-                    return self.file.read_at(count // 2, at)
-                return self.file.read_at(count, at)
+                    return self.file.readinto(memoryview(buffer)[: len(buffer) // 2])
+                return self.file.readinto(buffer)
 
             def size(self):
                 return self.file.size()
@@ -67,13 +72,13 @@ def test_a_range_that_fails_twice_comes_whole_and_is_logged(root, flaky, short, 
     (root / "tree/a/1").write_bytes(bytes(range(256)) * 40)
     flaky(2, short=short)
     assert read_one(open_source(root.at("tree")), "a/1") == bytes(range(256)) * 40
-    assert len(caplog.records) == 2 and "try 2 of 3" in caplog.text
+    assert "attempt 2 of" in caplog.text
 
 
 @pytest.mark.parametrize("short", [True, False])
 def test_a_range_that_keeps_failing_is_unavailable_and_no_bad_image(root, flaky, short):
     (root / "tree/a/1").write_bytes(b"x" * 1000)
-    flaky(3, short=short)
+    flaky(10**9, short=short)
     with pytest.raises(Unavailable, match=r"cannot read root/tree/a/1: .*; try again later"):
         read_one(open_source(root.at("tree")), "a/1")
 

@@ -190,8 +190,8 @@ def test_a_run_of_neighbours_is_a_few_requests(root, monkeypatch):
             add(archive, f"{number}.png", b"%d" % number * 500)
     ranges = []
     monkeypatch.setattr(place, "_BLOCK", 1 << 20)
-    read = place._Remote._range
-    monkeypatch.setattr(place._Remote, "_range", lambda self, n: ranges.append(n) or read(self, n))
+    read = place.whole
+    monkeypatch.setattr(place, "whole", lambda file, path, at, n: ranges.append(n) or read(file, path, at, n))
     size = (root / "a.tar").stat().st_size
     source = open_source(root.at("a.tar"))
     ranges.clear()
