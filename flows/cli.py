@@ -68,7 +68,7 @@ def run(
                     outcome = release_generator(config.model_dump(mode="json"), place.uri, restart)
         console.result(summary.outcome_values(outcome), summary.outcome_lines(outcome, place))
 
-    run_command(act, as_json, resumable=True)
+    run_command(act, as_json, resumable=True, restart=restart)
 
 
 @app.command()
@@ -140,7 +140,7 @@ def train(
             training = stages.train(place, config, dataset, restart)
         console.result(summary.training_values(training), summary.training_lines(training, place))
 
-    run_command(act, as_json, resumable=True)
+    run_command(act, as_json, resumable=True, restart=restart)
 
 
 @config_app.command("show")

@@ -15,14 +15,18 @@ from pipeline.storage import DEFAULT_ROOT, Storage
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 
 
-def run_command(act: Callable[[Console], None], as_json: bool, resumable: bool = False) -> None:
+def run_command(
+    act: Callable[[Console], None], as_json: bool, resumable: bool = False, restart: bool = False
+) -> None:
     """Runs `act` and turns what it raises into one line on standard error and an exit code.
 
     0: done; 1: failed; 2: bad input; 128 + the signal's number: stopped by it.
     """
     console = Console(as_json)
     signal.signal(signal.SIGTERM, _terminate)
-    hint = "; start the same command again and it continues" if resumable else ""
+    # With --restart it would not continue: what there is by now would be deleted.
+    again = f"start the same command again{' without --restart' if restart else ''} and it continues"
+    hint = f"; {again}" if resumable else ""
     try:
         act(console)
     except UserError as error:
