@@ -70,7 +70,7 @@ def train_on_ray(storage: Storage, config: Config, plan: RunPlan) -> Trained:
     checkpoint = newest_checkpoint(storage, run)
     if checkpoint is None:
         raise Stopped(f"run {run} stopped before its first step", signal.number)
-    if checkpoint.step < plan.total_steps:
+    if signal.number or checkpoint.step < plan.total_steps:  # a wish to stop is no wish to release
         raise Stopped(f"run {run} stopped at image {checkpoint.images:,}", signal.number)
     return Trained(checkpoint, resumed_from)
 
