@@ -59,13 +59,13 @@ def run(
             from flows.prefect_api import temporary_api
 
             with temporary_api(local_root(place) / "prefect") as api:
-                from flows.release import release_generator
+                from flows.release import run_release
                 from pipeline.on_ray import one_cluster
 
                 if api:
                     api.ready()
                 with one_cluster(), console.progress():
-                    outcome = release_generator(config.model_dump(mode="json"), place.uri, restart)
+                    outcome = run_release(config, place, restart)
         console.result(summary.outcome_values(outcome), summary.outcome_lines(outcome, place))
 
     run_command(act, as_json, resumable=True, restart=restart)
@@ -129,7 +129,7 @@ def train(
         dataset = latest_version(existing(storage or config.storage), config.name)
         if dataset is None:
             raise UserError(
-                f"there is no dataset {config.name} in {existing(storage or config.storage).uri};"
+                f"there is no dataset {config.name} in {existing(storage or config.storage).name};"
                 f" make it: ganline shard {config.data.source} --name {config.name}"
             )
         place = prepared(storage, config)

@@ -17,6 +17,7 @@ from pipeline.evaluation.real import TooFewImages
 from pipeline.evaluation.remembered import evaluate_once
 from pipeline.evaluation.report import EvaluationReport
 from pipeline.progress import note
+from pipeline.redact import redact_all
 from pipeline.registry.gate import Decision, decide
 from pipeline.registry.generator import Generator, generator_from_files
 from pipeline.registry.lookup import load
@@ -160,7 +161,7 @@ def _description(config: Config, planned: RunPlan) -> dict:
         "dataset": asdict(planned.dataset),
         "spec": planned.spec.to_dict(),
         "classes": planned.classes,
-        "config": config.model_dump(mode="json"),
+        "config": redact_all(config.model_dump(mode="json")),
     }
 
 
