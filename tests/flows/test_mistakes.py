@@ -36,6 +36,7 @@ MISTAKES = {
     "the same seed twice": (["run", "mnist", "--set", "evaluation.seeds=[1, 1]"], {}, "seeds", "differ"),
     "Ray at no port": (["run", "mnist"], {"RAY_ADDRESS": "127.0.0.1:abc"}, "RAY_ADDRESS", "unset"),
     "not a truncation": (["generate", "mnist", "--truncation", "nan"], {}, "--truncation", "--help"),
+    "endless truncation": (["generate", "mnist", "--truncation", "inf"], {}, "--truncation", "--help"),
     "resolution no network makes": (["run", "mnist", "--set", "data.resolution=30"], {}, "30", "power of two"),
     "no such family": (["run", "mnist", "--set", "model.family=vae"], {}, "model.family", "dcgan"),
     "no such encoding": (["run", "mnist", "--set", "data.encoding=gif"], {}, "data.encoding", "webp"),
