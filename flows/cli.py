@@ -11,7 +11,6 @@ from flows.command import EXIT_BAD_INPUT, local_root, run_command, working
 from flows.console import Console
 from flows.options import Json, Recipe, Restart, Sets, StorageOption, existing, prepared
 from pipeline.config import load_config, parse_config
-from pipeline.errors import UserError
 
 # Heavy imports (torch, Ray, MLflow, Prefect) stay inside the commands that need them: `--help` answers at once.
 
@@ -47,13 +46,15 @@ def run(
 
     def act(console: Console) -> None:
         config = load_config(recipe, sets)
+        there = existing(storage or config.storage)
+        with working(console, None, "run"):
+            preflight.check_source(config, for_training=True)
+            preflight.check_services(config, there, restart)
         if dry_run:
             from flows.dry_run import describe_run
 
-            console.result(*describe_run(existing(storage or config.storage), config))
+            console.result(*describe_run(there, config, restart))
             return
-        preflight.check_source(config, for_training=True)
-        preflight.check_services(config, existing(storage or config.storage))
         place = prepared(storage, config)
         with working(console, place, "run"):
             from flows.prefect_api import temporary_api
@@ -123,15 +124,10 @@ def train(
 
     def act(console: Console) -> None:
         config = load_config(recipe, sets)
-        preflight.check_services(config, existing(storage or config.storage))
-        from pipeline.shards.manifest import latest_version
-
-        dataset = latest_version(existing(storage or config.storage), config.name)
-        if dataset is None:
-            raise UserError(
-                f"there is no dataset {config.name} in {existing(storage or config.storage).name};"
-                f" make it: ganline shard {config.data.source} --name {config.name}"
-            )
+        there = existing(storage or config.storage)
+        with working(console, None, "train"):
+            preflight.check_services(config, there, restart)
+            dataset = preflight.check_dataset(config, there)
         place = prepared(storage, config)
         with working(console, place, "train"), console.progress():
             from flows import stages
