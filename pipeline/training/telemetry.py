@@ -38,7 +38,7 @@ class TelemetryFile:
 
     def __init__(self, storage: Storage, run: str, resume_images: int):
         """Drops points past `resume_images`: the run will measure those again."""
-        self.storage, self.run = storage, run
+        self.storage, self.run, self._torn = storage, run, False
         self.points = [point for point in read_points(storage, run) if point["images"] <= resume_images]
         self._publish()
 
