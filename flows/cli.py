@@ -11,7 +11,6 @@ from flows.command import EXIT_BAD_INPUT, local_root, run_command, working
 from flows.console import Console
 from flows.options import Json, Recipe, Restart, Sets, StorageOption, existing, prepared
 from pipeline.config import load_config, parse_config
-from pipeline.errors import UserError
 
 # Heavy imports (torch, Ray, MLflow, Prefect) stay inside the commands that need them: `--help` answers at once.
 
@@ -48,28 +47,30 @@ def run(
 
     def act(console: Console) -> None:
         config = load_config(recipe, sets)
+        there = existing(storage or config.storage)
+        with working(console, None, "run"):
+            preflight.check_source(config, for_training=True)
+            preflight.check_services(config, there, restart)
         if dry_run:
             from flows.dry_run import describe_run
 
-            console.result(*describe_run(existing(storage or config.storage), config))
+            console.result(*describe_run(there, config, restart))
             return
-        preflight.check_source(config, for_training=True)
-        preflight.check_services(config, existing(storage or config.storage))
         place = prepared(storage, config)
         with working(console, place, "run"):
             from flows.prefect_api import temporary_api
 
             with temporary_api(local_root(place) / "prefect") as api:
-                from flows.release import release_generator
+                from flows.release import run_release
                 from pipeline.on_ray import one_cluster
 
                 if api:
                     api.ready()
                 with one_cluster(), console.progress():
-                    outcome = release_generator(config.model_dump(mode="json"), place.uri, restart)
+                    outcome = run_release(config, place, restart)
         console.result(summary.outcome_values(outcome), summary.outcome_lines(outcome, place))
 
-    run_command(act, as_json, resumable=True)
+    run_command(act, as_json, resumable=True, restart=restart)
 
 
 @app.command()
@@ -124,15 +125,10 @@ def train(
 
     def act(console: Console) -> None:
         config = load_config(recipe, sets)
-        preflight.check_services(config, existing(storage or config.storage))
-        from pipeline.shards.manifest import latest_version
-
-        dataset = latest_version(existing(storage or config.storage), config.name)
-        if dataset is None:
-            raise UserError(
-                f"there is no dataset {config.name} in {existing(storage or config.storage).uri};"
-                f" make it: ganline shard {config.data.source} --name {config.name}"
-            )
+        there = existing(storage or config.storage)
+        with working(console, None, "train"):
+            preflight.check_services(config, there, restart)
+            dataset = preflight.check_dataset(config, there)
         place = prepared(storage, config)
         with working(console, place, "train"), console.progress():
             from flows import stages
@@ -141,7 +137,7 @@ def train(
             training = stages.train(place, config, dataset, restart)
         console.result(summary.training_values(training), summary.training_lines(training, place))
 
-    run_command(act, as_json, resumable=True)
+    run_command(act, as_json, resumable=True, restart=restart)
 
 
 @config_app.command("show")

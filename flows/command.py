@@ -1,6 +1,8 @@
 """What surrounds every command: the exit code, the one-line error, the log file."""
 
+import logging
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,27 +11,34 @@ from pathlib import Path
 import typer
 
 from flows.console import Console, shown_path
-from pipeline.errors import RunFailed, Stopped, Terminated, UserError
+from pipeline.errors import RunFailed, Stopped, Terminated, Unavailable, UserError, WorkerFailed
+from pipeline.redact import RedactedRecord, redact_within
 from pipeline.storage import DEFAULT_ROOT, Storage
 
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 
 
-def run_command(act: Callable[[Console], None], as_json: bool, resumable: bool = False) -> None:
+def run_command(act: Callable[[Console], None], as_json: bool, resumable: bool = False, restart: bool = False) -> None:
     """Runs `act` and turns what it raises into one line on standard error and an exit code.
 
     0: done; 1: failed; 2: bad input; 128 + the signal's number: stopped by it.
     """
     console = Console(as_json)
     signal.signal(signal.SIGTERM, _terminate)
-    hint = "; start the same command again and it continues" if resumable else ""
+    logging.setLogRecordFactory(RedactedRecord)
+    # With --restart it would not continue: what there is by now would be deleted.
+    again = f"start the same command again{' without --restart' if restart else ''} and it continues"
+    hint, once_mended = (f"; {again}", f"; once that is mended, {again}") if resumable else ("", "")
     try:
         act(console)
     except UserError as error:
+        if isinstance(error, Unavailable) and console.begun:  # it was there when the command began
+            console.say(f"ganline: {error}{once_mended}")
+            raise typer.Exit(EXIT_FAILED) from None
         console.say(f"ganline: {error}")
         raise typer.Exit(EXIT_BAD_INPUT) from None
     except RunFailed as failed:
-        console.say(f"ganline: {failed}")
+        console.say(f"ganline: {failed}{once_mended if isinstance(failed, WorkerFailed) else ''}")
         raise typer.Exit(EXIT_FAILED) from None
     except Terminated:
         console.say(f"stopped by SIGTERM{hint}")
@@ -43,7 +52,7 @@ def run_command(act: Callable[[Console], None], as_json: bool, resumable: bool =
     except Exception as error:
         first = (str(error).strip().splitlines() or [""])[0]
         where = f"; see {shown_path(console.log_path)}" if console.log_path else ""
-        console.say(f"ganline: failed: {type(error).__name__}: {first}{where}")
+        console.say(f"ganline: failed: {type(error).__name__}: {first}{where}{once_mended}")
         raise typer.Exit(EXIT_FAILED) from None
 
 
@@ -64,7 +73,7 @@ def working(console: Console, place: Storage | None, command: str) -> Iterator[N
         except (UserError, Stopped):
             raise
         except Exception:
-            traceback.print_exc()
+            print(redact_within(traceback.format_exc()), file=sys.stderr)
             raise
 
 

@@ -17,8 +17,10 @@ from rich.progress import Progress as Bars
 
 from pipeline.errors import UserError
 from pipeline.progress import Progress, watcher
+from pipeline.redact import redact_within
 
 _PLAIN_PERIOD_SECONDS = 10.0
+_NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _SHOWN = ("images_per_second", "loss_g", "loss_d")
 
 
@@ -31,10 +33,11 @@ class Console:
         self.err = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
         self.rich = RichConsole(file=self.err, highlight=False, soft_wrap=True)
         self.log_path: Path | None = None
+        self.begun = False  # whether a stage has told of any work
 
     def say(self, line: str) -> None:
-        """One line, whatever a message or a user's input holds."""
-        self.rich.print(" ".join(line.split()), markup=False)
+        """One line without secrets, whatever a message or a user's input holds."""
+        self.rich.print(redact_within(" ".join(line.split())), markup=False)
 
     def result(self, values: dict[str, Any], lines: list[str]) -> None:
         """The one JSON object, or the lines for people."""
@@ -57,7 +60,7 @@ class Console:
         sys.stdout.flush()
         sys.stderr.flush()
         kept = os.dup(1), os.dup(2)
-        log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        log = os.open(self.log_path, _NEW_FILE, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
@@ -81,7 +84,7 @@ class Console:
     @contextmanager
     def progress(self) -> Iterator[None]:
         """Shows what stages report: bars on a terminal, else a line now and then."""
-        shown = _Bars(self.rich) if self.rich.is_terminal else _Lines(self)
+        shown = _Bars(self) if self.rich.is_terminal else _Lines(self)
         token = watcher.set(shown)
         try:
             with shown:
@@ -91,10 +94,11 @@ class Console:
 
 
 class _Bars:
-    def __init__(self, rich: RichConsole):
+    def __init__(self, console: Console):
+        self._console = console
         self._bars = Bars(
             TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TextColumn("images"),
-            TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=rich,
+            TimeRemainingColumn(), TextColumn("{task.fields[figures]}"), console=console.rich,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
 
@@ -105,9 +109,10 @@ class _Bars:
         self._bars.stop()
 
     def note(self, line: str) -> None:
-        self._bars.console.print(line, markup=False)
+        self._console.say(line)
 
     def report(self, progress: Progress) -> None:
+        self._console.begun = True
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, figures="")
         done = min(progress.done, progress.total or progress.done)
@@ -131,6 +136,7 @@ class _Lines:
         self._console.say(line)
 
     def report(self, progress: Progress) -> None:
+        self._console.begun = True
         now, done = time.monotonic(), min(progress.done, progress.total or progress.done)
         begun, first = self._begun.setdefault(progress.stage, (now, done))
         told, told_done = self._told.get(progress.stage, (-_PLAIN_PERIOD_SECONDS, -1))

@@ -5,10 +5,9 @@ from typing import Any
 import torch
 import yaml
 
-from flows.preflight import check_source
+from flows.inits import kept_init
 from ganmodels.networks import build_discriminator, build_generator
 from pipeline.config import Config
-from pipeline.errors import UserError
 from pipeline.ingest.source import open_source
 from pipeline.shards.manifest import DatasetRef
 from pipeline.shards.preview import unread
@@ -17,9 +16,8 @@ from pipeline.training.checkpoint import newest_checkpoint
 from pipeline.training.plan import plan_run
 
 
-def describe_run(storage: Storage, config: Config) -> tuple[dict[str, Any], list[str]]:
-    """The plan as values and as lines. Writes nothing, starts nothing; raises UserError as the run would."""
-    check_source(config, for_training=True)
+def describe_run(storage: Storage, config: Config, restart: bool) -> tuple[dict[str, Any], list[str]]:
+    """The plan as values and as lines, for a recipe that has passed the preflight. Writes nothing, starts nothing."""
     data = config.data
     found = unread(storage, config.name, data, open_source(data.source, data.labels, data.image_column))
     unchanged = found.dataset if not found.to_read else None
@@ -35,7 +33,7 @@ def describe_run(storage: Storage, config: Config) -> tuple[dict[str, Any], list
         "source": {"images": found.files, "classes": found.classes, "to_read": found.to_read},
         "parameters": sizes,
         "steps": -(-config.training.images // config.training.batch),
-        "reused": {"dataset": unchanged.digest if unchanged else None, **_run(storage, config, unchanged)},
+        "reused": {"dataset": unchanged.digest if unchanged else None, **_run(storage, config, unchanged, restart)},
     }
     reused = values["reused"]
     lines = [
@@ -49,15 +47,16 @@ def describe_run(storage: Storage, config: Config) -> tuple[dict[str, Any], list
     return values, lines
 
 
-def _run(storage: Storage, config: Config, dataset: DatasetRef | None) -> dict[str, Any]:
-    if dataset is None or config.training.init:
-        return {"run": None, "from_image": 0}
-    try:
-        planned = plan_run(storage, config, dataset)
-    except UserError:
-        return {"run": None, "from_image": 0}
+def _run(storage: Storage, config: Config, dataset: DatasetRef | None, restart: bool) -> dict[str, Any]:
+    none = {"run": None, "from_image": 0}
+    if dataset is None or restart:
+        return none
+    init = kept_init(storage, config, dataset) if config.training.init else None
+    if config.training.init and init is None:
+        return none
+    planned = plan_run(storage, config, dataset, init)
     checkpoint = newest_checkpoint(storage, planned.run)
-    return {"run": planned.run if checkpoint else None, "from_image": checkpoint.images if checkpoint else 0}
+    return {"run": planned.run, "from_image": checkpoint.images} if checkpoint else none
 
 
 def _parameters(network: torch.nn.Module) -> int:

@@ -2,11 +2,13 @@
 
 import csv
 import io
+import math
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.pictures import tile, to_png
 from pipeline.progress import Progress, report
+from pipeline.redact import redact
 from pipeline.registry.lookup import load
 from pipeline.storage import Storage
 
@@ -22,6 +24,8 @@ def generate_images(
 
     Raises UserError for an unknown release or class, or a place that can not be written.
     """
+    if not math.isfinite(truncation):
+        raise UserError(f"--truncation {truncation} is no finite number; see `ganline generate --help`")
     generator = load(reference, storage)
     names = generator.class_names
     if label is not None and label not in names:
@@ -33,8 +37,8 @@ def generate_images(
     chosen = [names.index(label) if label is not None else i % len(names) for i in range(n)] if names else None
 
     try:
-        folder, _, name = out.rpartition("/")
-        sink = Storage((folder or ".") if as_grid else out)
+        folder, name = split_grid(out) if as_grid else (out, "")
+        sink = Storage(folder)
         sheet = []
         for first in range(0, n, _CHUNK):
             count = min(_CHUNK, n - first)
@@ -58,9 +62,15 @@ def generate_images(
             rows.writerows([f"{i:05d}.png", names[chosen[i]] if chosen else ""] for i in range(n))
             sink.write("labels.csv", table.getvalue().encode())
     except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
+        raise UserError(f"cannot write {redact(out)}: {error.strerror or error}; give another --out") from None
     assert generator.found is not None
     return {
         "model": generator.found.model, "version": generator.found.version, "images": n,
-        "seed": seed, "out": out,
+        "seed": seed, "out": redact(out),
     }  # fmt: skip
+
+
+def split_grid(out: str) -> tuple[str, str]:
+    """The folder and the name of a grid's file."""
+    folder, slash, name = out.rpartition("/")
+    return folder or slash or ".", name

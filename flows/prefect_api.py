@@ -4,6 +4,7 @@ Prefect would start one itself, but leave it running if this process is killed.
 """
 
 import ctypes
+import fcntl
 import os
 import signal
 import socket
@@ -23,7 +24,8 @@ _PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def temporary_api(home: Path) -> Iterator["TemporaryApi | None"]:
-    """Starts the server without waiting for it; call `ready()` before the first flow. `home` keeps its history.
+    """Starts the server without waiting for it; call `ready()` before the first flow. `home` keeps its history, and
+    one server at a time starts there.
 
     Set up before `prefect` is imported, which reads its settings then.
     """
@@ -39,6 +41,10 @@ def temporary_api(home: Path) -> Iterator["TemporaryApi | None"]:
 
 class TemporaryApi:
     def __init__(self, home: Path):
+        home.mkdir(parents=True, exist_ok=True)
+        # Two servers that make the same database at once break each other. A lock goes with its holder.
+        self._starting = open(home / "starting", "w")  # noqa: SIM115
+        fcntl.flock(self._starting, fcntl.LOCK_EX)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -62,12 +68,14 @@ class TemporaryApi:
                 raise RuntimeError(f"the temporary Prefect server ended with code {self.process.returncode}")
             try:
                 with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                    self._starting.close()
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
         raise RuntimeError(f"the temporary Prefect server did not answer within {_START_SECONDS} s")
 
     def stop(self) -> None:
+        self._starting.close()
         self.process.terminate()
         try:
             self.process.wait(_STOP_SECONDS)

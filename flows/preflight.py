@@ -1,12 +1,14 @@
 """Checks before any long work: what can be known to fail fails now, in one line, with nothing written."""
 
 import os
+from contextlib import suppress
 
 from flows import services
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.ingest.image import InvalidImage, decode, rules_of
 from pipeline.ingest.source import open_source
+from pipeline.shards.manifest import DatasetRef, latest_version
 from pipeline.storage import Storage
 
 _TRIED = 1000  # files, until one is an image
@@ -45,7 +47,21 @@ def check_source(config: Config, *, for_training: bool) -> None:
         raise UserError(f"{data.source} holds no valid image ({', '.join(reasons)}); check what the files are")
 
 
-def check_services(config: Config, storage: Storage) -> None:
+def check_dataset(config: Config, storage: Storage) -> DatasetRef:
+    """The latest version; raises UserError if there is none, or none that the recipe can train on."""
+    from pipeline.training.plan import plan_run
+
+    dataset = latest_version(storage, config.name)
+    if dataset is None:
+        raise UserError(
+            f"there is no dataset {config.name} in {storage.name};"
+            f" make it: ganline shard {config.data.source} --name {config.name}"
+        )
+    plan_run(storage, config, dataset)
+    return dataset
+
+
+def check_services(config: Config, storage: Storage, restart: bool = False) -> None:
     """Raises UserError for a server that the environment names and that does not answer, or workers that are not
     there."""
     cores = os.cpu_count() or 1
@@ -54,15 +70,33 @@ def check_services(config: Config, storage: Storage) -> None:
             f"cluster.workers is {config.cluster.workers} but this machine has {cores} cores;"
             " ask for fewer, or set RAY_ADDRESS to a cluster"
         )
-    for look in (services.ray, services.prefect, services.mlflow):
+    for look in (services.ray, services.prefect):
         try:
             look()
         except services.Amiss as amiss:
             raise UserError(f"{amiss.detail}; {amiss.remedy}") from None
-    if config.training.init:
-        from pipeline.registry.lookup import lookup
+    from pipeline.registry.server import NoRegistry, client
 
-        lookup(config.training.init, storage)
+    with suppress(NoRegistry):  # the run makes one
+        client(storage, create=False)
+    if config.training.init:
+        _check_init(config, storage, restart)
+
+
+def _check_init(config: Config, storage: Storage, restart: bool) -> None:
+    """Unless the run has begun and goes on: then its weights are kept, whatever the alias names by now."""
+    from flows.inits import another_network, kept_init
+    from pipeline.registry.lookup import load
+
+    assert config.training.init
+    dataset = latest_version(storage, config.name)
+    if dataset and not restart and kept_init(storage, config, dataset):
+        return
+    given = load(config.training.init, storage).spec
+    # Of the classes it is known after sharding alone which have an image.
+    wanted = config.network_spec(config.data.channels or 3, given.classes or int(bool(config.model.conditional)))
+    if given != wanted:
+        raise another_network(config, given, wanted)
 
 
 def _gpus() -> int:

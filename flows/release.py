@@ -1,6 +1,9 @@
 """Images in, a released generator out: the whole way, as one Prefect flow."""
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from prefect import flow, runtime, task
@@ -10,6 +13,7 @@ from flows import stages
 from flows.stages import Evaluation, Released, Training
 from pipeline.config import Config
 from pipeline.errors import RunFailed, Stopped, Unavailable, UserError
+from pipeline.redact import redact_all, redact_within
 from pipeline.shards.manifest import DatasetRef
 from pipeline.shards.on_ray import Ingest
 from pipeline.storage import Storage
@@ -23,11 +27,24 @@ class Outcome:
     released: Released
 
 
+# What the flow's parameters say, with the secrets in it: Prefect stores parameters.
+_unredacted: ContextVar[tuple[Config, Storage] | None] = ContextVar("unredacted", default=None)
+
+
+def run_release(config: Config, storage: Storage, restart: bool) -> Outcome:
+    """Runs the flow, and lets Prefect have no secret that `config` or the storage root's URI may hold."""
+    token = _unredacted.set((config, storage))
+    try:
+        return release_generator(redact_all(config.model_dump(mode="json")), storage.name, restart)
+    finally:
+        _unredacted.reset(token)
+
+
 @flow(name="release", validate_parameters=False)
 def release_generator(recipe: dict, storage_uri: str, restart: bool = False) -> Outcome:
     """Shards the images, trains on them unless something is wrong with them, measures the generator, releases it if it
     is the best so far."""
-    config, storage = Config.model_validate(recipe), Storage(storage_uri)
+    config, storage = _unredacted.get() or (Config.model_validate(recipe), Storage(storage_uri))
     ingest = shard(config, storage)
     admit(config, storage, ingest.dataset)
     # Called, not submitted: training wants the main thread, where signals arrive.
@@ -49,8 +66,19 @@ def _worth_another_try(task: Any, run: Any, state: Any) -> bool:
     return False
 
 
-# Stages keep their own results by the digest of their inputs: a retry goes on from what is there.
-_stage = task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=_worth_another_try)
+def _stage(function: Callable) -> Any:
+    """A task. Stages keep their own results by the digest of their inputs: a retry goes on from what is there."""
+
+    @wraps(function)
+    def redacted(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:  # whose text Prefect stores
+            error.args = tuple(redact_within(one) if isinstance(one, str) else one for one in error.args)
+            raise
+
+    settings: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [5, 30]}
+    return task(cache_policy=NO_CACHE, retry_condition_fn=_worth_another_try, **settings)(redacted)
 
 
 @_stage

@@ -5,10 +5,11 @@ A stage whose inputs are what they were gives what it gave, without starting any
 
 from dataclasses import asdict, dataclass
 
+from flows.inits import another_network, keep_init, kept_init
 from ganmodels.saving import to_bytes
 from pipeline.config import Config
 from pipeline.digest import canonical_json
-from pipeline.errors import Stopped, UserError
+from pipeline.errors import Stopped
 from pipeline.evaluation.bootstrap import frechet_difference_interval
 from pipeline.evaluation.evaluate import Features
 from pipeline.evaluation.generated import BadGenerator, check_weights
@@ -17,6 +18,7 @@ from pipeline.evaluation.real import TooFewImages
 from pipeline.evaluation.remembered import evaluate_once
 from pipeline.evaluation.report import EvaluationReport
 from pipeline.progress import note
+from pipeline.redact import redact_all
 from pipeline.registry.gate import Decision, decide
 from pipeline.registry.generator import Generator, generator_from_files
 from pipeline.registry.lookup import load
@@ -88,27 +90,14 @@ def plan(storage: Storage, config: Config, dataset: DatasetRef, anew: bool = Fal
     """
     if config.training.init is None:
         return plan_run(storage, config, dataset)
-    # What the alias named when the run began: the run itself may move it, and stays the same run.
-    inputs = {
-        "init": config.training.init, "dataset": dataset.digest, "recipe": config.run_name(dataset.digest, ""),
-        "tracking": sha256(tracking_uri(storage).encode()),
-    }  # fmt: skip
-    kept = None if anew else recall(storage, "init", inputs)
-    try:
-        weights = storage.read(f"inits/{kept['sha256']}.safetensors") if kept else None
-    except FileNotFoundError:
-        weights = None
-    if weights is None or sha256(weights) != (kept or {}).get("sha256"):
+    weights = None if anew else kept_init(storage, config, dataset)
+    if weights is None:
         generator = load(config.training.init, storage)
         weights = to_bytes(generator.network.state_dict())
         wanted = plan_run(storage, config, dataset, weights).spec
         if generator.spec != wanted:
-            raise UserError(
-                f"training.init {config.training.init} is another network ({generator.spec}) than the"
-                f" recipe's ({wanted}); make model.* and data.* fit, or leave it out"
-            )
-        storage.write(f"inits/{sha256(weights)}.safetensors", weights)
-        remember(storage, "init", inputs, {"sha256": sha256(weights)})
+            raise another_network(config, generator.spec, wanted)
+        keep_init(storage, config, dataset, weights)
     return plan_run(storage, config, dataset, weights)
 
 
@@ -160,7 +149,7 @@ def _description(config: Config, planned: RunPlan) -> dict:
         "dataset": asdict(planned.dataset),
         "spec": planned.spec.to_dict(),
         "classes": planned.classes,
-        "config": config.model_dump(mode="json"),
+        "config": redact_all(config.model_dump(mode="json")),
     }
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flows.console import shown_path
+from pipeline.redact import redact
 from pipeline.storage import Storage, default_uri
 
 if TYPE_CHECKING:  # so that a command imports only what it runs
@@ -74,11 +75,11 @@ def figure_lines(evaluation: "Evaluation") -> list[str]:
 
 def _storage_flag(place: Storage) -> str:
     """What a later command needs to find this storage root."""
-    return "" if place.uri == Storage(default_uri()).uri else f" --storage {place.uri}"
+    return "" if place.uri == Storage(default_uri()).uri else f" --storage {place.name}"
 
 
 def _shown(place: Storage, path: str) -> str:
-    return shown_path(place.local_path(path)) if place.is_local else place.child_uri(path)
+    return shown_path(place.local_path(path)) if place.is_local else redact(place.child_uri(path))
 
 
 def ingest_values(ingest: "Ingest") -> dict[str, Any]:

@@ -42,7 +42,7 @@ def _not_taken(name: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"), AfterValidator(_not_taken)]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[StrictInt, Field(gt=0)]  # else `true` would be 1
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -75,7 +75,7 @@ def _colour(value: Any) -> str:
 class DataGate(Section):
     """How far a dataset version may be from the last one that was trained on."""
 
-    lost_classes: int = Field(0, ge=0, description="classes that may have no image any more")
+    lost_classes: StrictInt = Field(0, ge=0, description="classes that may have no image any more")
     drop: Share = Field(0.1, description="share by which the number of images may fall")
     quarantined: Share = Field(0.1, description="share of the files that may be quarantined")
     size_shift: Share = Field(
@@ -112,7 +112,7 @@ class Data(Section):
     encoding: Literal["auto", "raw", "webp", "png", "jpeg"] = Field(
         "auto", description="how shards hold an image, all but jpeg lossless; auto: raw up to 128 px, then webp"
     )
-    quality: int = Field(
+    quality: StrictInt = Field(
         95, ge=1, le=100, json_schema_extra=OPERATIONAL,  # it counts through the dataset's digest, for jpeg alone
         description="of jpeg",
     )  # fmt: skip
@@ -144,7 +144,7 @@ class Data(Section):
         "fail", json_schema_extra=OPERATIONAL,  # so that a run that failed can go on
         description="an image whose bytes have changed ends the run, or is skipped and recorded with it",
     )  # fmt: skip
-    loaders: int = Field(
+    loaders: StrictInt = Field(
         0, ge=0, json_schema_extra=OPERATIONAL,
         description="processes that read ahead for each worker; 0: it reads for itself",
     )  # fmt: skip
@@ -190,7 +190,7 @@ class Training(Section):
     beta1: float = Field(0.0, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
     ema_half_life: Weight = Field(10_000, description="images until a weight counts half in the average")
-    seed: int = Field(0, ge=0)
+    seed: StrictInt = Field(0, ge=0)
     init: str | None = Field(
         None,
         min_length=1,
@@ -206,8 +206,8 @@ class Training(Section):
 class Evaluation(Section):
     """How a generator is measured, and what the gate asks for."""
 
-    images: int = Field(2_000, ge=4, description="generated images a seed")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0, 1), min_length=2, description="generation seeds")
+    images: StrictInt = Field(2_000, ge=4, description="generated images a seed")
+    seeds: tuple[Annotated[StrictInt, Field(ge=0)], ...] = Field((0, 1), min_length=2, description="generation seeds")
     minimum_images: Positive = Field(2_000, description="images a side that it takes to replace a champion")
 
     @model_validator(mode="after")
@@ -226,7 +226,7 @@ class Release(Section):
 class Cluster(Section):
     """What it runs on."""
 
-    workers: Annotated[int, Field(ge=1)] | None = Field(
+    workers: Annotated[StrictInt, Field(ge=1)] | None = Field(
         None, description="training processes; default: one a GPU, else one a core, two at most"
     )
 

@@ -21,5 +21,9 @@ class RunFailed(Exception):
     """A run that can not go on, whatever is tried again: one line that says why. Exit code 1."""
 
 
+class WorkerFailed(RunFailed):
+    """Training processes failed again and again. What they saved stands: once the cause is mended, the run goes on."""
+
+
 class Terminated(BaseException):
     """SIGTERM outside training. No Exception, so that no handler of errors takes it for one."""

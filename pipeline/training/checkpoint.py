@@ -8,6 +8,7 @@ The nonce keeps the files of two attempts apart. Nothing is ever unpickled.
 import json
 import logging
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
@@ -50,10 +51,15 @@ def save_checkpoint(storage: Storage, run: str, state: TrainState, batch: int) -
         "schema": SCHEMA, "run": run, "step": state.step, "images": state.step * batch,
         "files": {name: sha256(data) for name, data in files.items()},
     }  # fmt: skip
-    for name, data in files.items():
-        storage.write(f"{folder}/{name}", data)
     marker = json.dumps(complete, indent=1).encode()
-    storage.write(f"{folder}/COMPLETE", marker)
+    try:
+        for name, data in files.items():
+            storage.write(f"{folder}/{name}", data)
+        storage.write(f"{folder}/COMPLETE", marker)
+    except OSError:
+        with suppress(OSError):  # on a full disk each attempt would leave its part
+            storage.delete_folder(folder)
+        raise
     earlier = [other for other in _complete(storage, run) if _step(other) < state.step]
     kept = {folder, *earlier[: KEPT - 1]}
     for other in _complete(storage, run):

@@ -15,7 +15,7 @@ import ray.train.torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from pipeline.config import Config
-from pipeline.errors import RunFailed, Stopped, UserError
+from pipeline.errors import RunFailed, Stopped, UserError, WorkerFailed
 from pipeline.on_ray import cluster
 from pipeline.progress import Progress, note, report
 from pipeline.storage import Storage
@@ -26,7 +26,7 @@ from pipeline.training.signals import on_stop_signal
 from pipeline.training.telemetry import read_points
 from pipeline.training.worker import Job, work
 
-_POLL_SECONDS = 0.5
+_REPORT_SECONDS = 3.0
 _DEFAULT_CPU_WORKERS = 2
 _GROUP_RESTARTS = 3  # after a worker died
 _RAY_FOLDER = "cache/ray"
@@ -70,7 +70,7 @@ def train_on_ray(storage: Storage, config: Config, plan: RunPlan) -> Trained:
     checkpoint = newest_checkpoint(storage, run)
     if checkpoint is None:
         raise Stopped(f"run {run} stopped before its first step", signal.number)
-    if checkpoint.step < plan.total_steps:
+    if signal.number or checkpoint.step < plan.total_steps:  # a wish to stop is no wish to release
         raise Stopped(f"run {run} stopped at image {checkpoint.images:,}", signal.number)
     return Trained(checkpoint, resumed_from)
 
@@ -106,7 +106,7 @@ def _fit(storage: Storage, config: Config, plan: RunPlan) -> None:
     thread = Thread(target=fit, name="ray-train", daemon=True)
     thread.start()
     while thread.is_alive():
-        thread.join(_POLL_SECONDS)
+        thread.join(_REPORT_SECONDS)
         _report(storage, config, plan.run)
     storage.delete_folder(f"{_RAY_FOLDER}/{attempt}")
     if failure:
@@ -144,5 +144,5 @@ def _innermost(error: BaseException) -> BaseException:
     """The first worker's own error, which Ray wraps twice."""
     if isinstance(error, TrainingFailedError):
         for failure in getattr(error, "worker_failures", {}).values():
-            return RunFailed(f"a worker failed: {str(failure).strip().splitlines()[-1]}")
+            return WorkerFailed(f"a worker failed: {str(failure).strip().splitlines()[-1]}")
     return error

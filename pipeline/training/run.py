@@ -43,7 +43,7 @@ def description(storage: Storage, run: str) -> dict[str, Any]:
     except FileNotFoundError:
         known = [entry.path.rpartition("/")[2] for entry in storage.list("runs") if entry.is_folder]
         there = f"there are {', '.join(known)}" if known else "there is none yet; `ganline run mnist` makes one"
-        raise UserError(f"no run {run} in {storage.uri}: {there}") from None
+        raise UserError(f"no run {run} in {storage.name}: {there}") from None
 
 
 def ask_to_stop(storage: Storage, run: str, reason: str) -> None:

@@ -1,6 +1,7 @@
 """Shows MLflow what a run's telemetry says, in the background: training never waits for it."""
 
 import logging
+import time
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _PERIOD_SECONDS = 5.0
+_LAST_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds: a sqlite file may be locked, a server restart
 _FINISH_SECONDS = 180.0
 _ABANDON_SECONDS = 10.0
 log = logging.getLogger(__name__)
@@ -72,12 +74,20 @@ class Sink:
                     self._note(f"MLflow does not take the telemetry now; run {self._run} goes on, and it is sent later")
                     told = True
             self._ending.wait(_PERIOD_SECONDS)
-        try:
-            from pipeline.registry.runs import finish_run
+        for pause in (*_LAST_PAUSES, None):
+            try:
+                from pipeline.registry.runs import finish_run
 
-            finish_run(*self._send(), self._status)
-        except Exception as error:
-            self._error = error
+                finish_run(*self._send(), self._status)
+                self._error = None
+                return
+            except Exception as error:
+                self._error = error
+            if pause:
+                log.warning(
+                    "MLflow did not take the end of %s; again in %.0f s", self._run, pause, exc_info=self._error
+                )
+                time.sleep(pause)
 
     def _send(self) -> tuple["MlflowClient", str]:
         # Here, in the background: importing MLflow and making its database take seconds.

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from flows import stages
+from flows import preflight, stages
+from flows.dry_run import describe_run
 from ganmodels.saving import from_bytes, to_bytes
 from pipeline.config import Config, load_config
+from pipeline.errors import UserError
 from pipeline.registry.generator import Generator
 from pipeline.registry.lookup import lookup
 from pipeline.registry.releases import rollback
@@ -169,6 +171,15 @@ def test_a_run_can_start_from_a_release(planted):
     assert from_bytes(plan.init).keys() == from_bytes(first).keys()
     assert plan.init == to_bytes(from_bytes(first))
     assert stages.plan(planted.storage, config, planted.dataset) == plan  # remembered
+    state = fresh_state(plan.spec, config.training, torch.device("cpu"))
+    state.step = 1
+    save_checkpoint(planted.storage, plan.run, state, config.training.batch)
+    reused = {restart: describe_run(planted.storage, config, restart)[0]["reused"] for restart in (False, True)}
+    assert (reused[False]["run"], reused[False]["from_image"]) == (plan.run, config.training.batch)
+    assert (reused[True]["run"], reused[True]["from_image"]) == (None, 0)
+    preflight.check_services(config, planted.storage)
     other = load_config("mnist", [*SETS, "name=gate", "training.init=gate@1", "model.width=4"])
-    with pytest.raises(stages.UserError, match="another network"):
+    with pytest.raises(UserError, match="another network"):
         stages.plan(planted.storage, other, planted.dataset)
+    with pytest.raises(UserError, match="another network"):  # before any work, too
+        preflight.check_services(other, planted.storage)

@@ -1,10 +1,16 @@
 """Common mistakes: one line that names the thing and the remedy, exit code 2, and nothing left behind."""
 
+import shutil
 import socket
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from pipeline.config import load_config
+from pipeline.shards import on_ray
+from pipeline.storage import Storage
 
 RECIPE = "name: own\ndata: {source: images, resolution: 32}\n"
 
@@ -29,6 +35,7 @@ MISTAKES = {
     "unknown section": (["run", "mnist", "--set", "trainig.batch=3"], {}, "trainig", "config show"),
     "not an assignment": (["run", "mnist", "--set", "nonsense"], {}, "nonsense", "section.key=value"),
     "not a number": (["run", "mnist", "--set", "training.batch=many"], {}, "training.batch", "many"),
+    "yes for a number": (["run", "mnist", "--set", "training.images=true"], {}, "training.images", "integer"),
     "negative": (["run", "mnist", "--set", "training.images=-5"], {}, "training.images", "greater than 0"),
     "streams do not share the batch": (["run", "mnist", "--set", "training.batch=20"], {}, "20", "multiple"),
     "more workers than streams": (["run", "mnist", "--set", "cluster.workers=9"], {}, "9", "data.streams"),
@@ -36,6 +43,7 @@ MISTAKES = {
     "the same seed twice": (["run", "mnist", "--set", "evaluation.seeds=[1, 1]"], {}, "seeds", "differ"),
     "Ray at no port": (["run", "mnist"], {"RAY_ADDRESS": "127.0.0.1:abc"}, "RAY_ADDRESS", "unset"),
     "not a truncation": (["generate", "mnist", "--truncation", "nan"], {}, "--truncation", "--help"),
+    "endless truncation": (["generate", "mnist", "--truncation", "inf"], {}, "--truncation", "--help"),
     "resolution no network makes": (["run", "mnist", "--set", "data.resolution=30"], {}, "30", "power of two"),
     "no such family": (["run", "mnist", "--set", "model.family=vae"], {}, "model.family", "dcgan"),
     "no such encoding": (["run", "mnist", "--set", "data.encoding=gif"], {}, "data.encoding", "webp"),
@@ -51,6 +59,10 @@ MISTAKES = {
     "storage below a file": (["run", "mnist", "--storage", "/dev/null/x"], {}, "/dev/null/x", "GANLINE_STORAGE"),
     "storage of no kind": (["run", "mnist", "--storage", "ftp://a/b"], {}, "ftp://a/b", "s3://"),
     "train without a dataset": (["train", "mnist"], {}, "mnist", "ganline shard"),
+    "train on a dataset made otherwise": (
+        ["train", "own.yaml", "--set", "data.resolution=64", *SMALL], {}, "dataset own", "`ganline run` makes it anew",
+    ),
+    "train on a dataset that fills no batch": (["train", "own.yaml"], {}, "dataset own", "lower training.batch"),
     "no registry yet": (["lookup", "mnist@champion"], {}, "registry", "ganline run"),
     "no model to generate with": (["generate", "mnist@champion"], {}, "registry", "ganline run"),
     "no model to roll back": (["rollback", "mnist"], {}, "registry", "ganline run"),
@@ -64,34 +76,53 @@ MISTAKES = {
     "option that is not there": (["run", "mnist", "--fast"], {}, "--fast", "--help"),
     "option without its value": (["generate", "mnist", "-n"], {}, "-n", "--help"),
     "MLflow does not answer": (["run", "mnist"], {"MLFLOW_TRACKING_URI": DEAD}, "MLFLOW_TRACKING_URI", "unset"),
+    "MLflow of a kind it gave up": (
+        ["run", "mnist"], {"MLFLOW_TRACKING_URI": "file:///nowhere"}, "file:///nowhere", "unset MLFLOW_TRACKING_URI",
+    ),
+    "MLflow's database is none": (
+        ["run", "mnist"], {"MLFLOW_TRACKING_URI": "sqlite:///broken.zip"}, "broken.zip", "unset MLFLOW_TRACKING_URI",
+    ),
     "Prefect does not answer": (["run", "mnist"], {"PREFECT_API_URL": f"{DEAD}/api"}, "PREFECT_API_URL", "unset"),
     "Ray does not answer": (["run", "mnist"], {"RAY_ADDRESS": DEAD[7:]}, "RAY_ADDRESS", "unset"),
 }  # fmt: skip
 
 
-@pytest.fixture
-def folder(embedded):
-    """A folder as people have them, with a few traps in it."""
-    (embedded.folder / "broken.yaml").write_text("name: [")
-    (embedded.folder / "empty.yaml").write_text("")
-    (embedded.folder / "nameless.yaml").write_text("data: {source: images}")
-    (embedded.folder / "own.yaml").write_text(RECIPE)
-    (embedded.folder / "broken.zip").write_bytes(b"PK\x03\x04 and no more")
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder as people have them, with a few traps in it, and the dataset of its images."""
+    folder = tmp_path_factory.mktemp("folder")
+    (folder / "broken.yaml").write_text("name: [")
+    (folder / "empty.yaml").write_text("")
+    (folder / "nameless.yaml").write_text("data: {source: images}")
+    (folder / "own.yaml").write_text(RECIPE)
+    (folder / "broken.zip").write_bytes(b"PK\x03\x04 and no more")
     for name in ("images", "texts", "nothing"):
-        (embedded.folder / name).mkdir()
-    (embedded.folder / "texts/a.png").write_text("no image")
+        (folder / name).mkdir()
+    (folder / "texts/a.png").write_text("no image")
     for i in range(20):
         pixels = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(embedded.folder / f"images/{i}.png")
+        Image.fromarray(pixels).save(folder / f"images/{i}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(on_ray, "cluster", nullcontext)
+        patch.setattr(on_ray, "run_tasks", lambda function, shared, each: (function(shared, one) for one in each))
+        patch.chdir(folder)
+        on_ray.shard_images(Storage("root"), "own", load_config("own.yaml").data)
+    return folder
+
+
+@pytest.fixture
+def folder(embedded, prepared):
+    shutil.copytree(prepared, embedded.folder, dirs_exist_ok=True)
     return embedded
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_changes_nothing(folder, mistake):
     arguments, env, names, offers = MISTAKES[mistake]
+    before = sorted(folder.root.rglob("*"))
     result = folder(*arguments, **env)
     lines = result.err.splitlines()
     assert result.code == 2, result.err
     assert len(lines) == 1 and names in lines[0] and offers in lines[0], result.err
     assert result.out == ""
-    assert [str(path.relative_to(folder.root)) for path in folder.root.rglob("*")] == []
+    assert sorted(folder.root.rglob("*")) == before

@@ -1,6 +1,7 @@
 """A folder as people have them: mixed sizes and modes, and a few files that are no images."""
 
 import csv
+import json
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -59,7 +60,32 @@ def test_a_folder_becomes_a_generator_and_the_bad_files_go_to_quarantine(embedde
         assert (embedded.folder / f"made/{i:05d}.png").read_bytes() == (
             embedded.folder / f"fewer/{i:05d}.png"
         ).read_bytes()
+    _looks_at_what_is_there(embedded, outcome)
     assert embedded("generate", "own", "--label", "cat").code == 2
     grid = embedded("generate", "own", "-n", 16, "--out", "grid.png")
     assert grid.code == 0 and Image.open(embedded.folder / "grid.png").size == (8 * 32, 2 * 32)
     assert embedded.left_running() == []
+
+
+def _looks_at_what_is_there(embedded, outcome):
+    """The commands that have nothing to do after a run, and say so."""
+    before = {path for path in embedded.root.rglob("*") if path.is_file()}
+    plan = embedded("run", "own.yaml", "--dry-run", "--json").json
+    assert plan["source"] == {"images": 303, "classes": 0, "to_read": 0} and plan["steps"] == 32
+    assert plan["reused"] == {
+        "dataset": outcome["dataset"]["digest"], "run": outcome["run"]["id"], "from_image": outcome["run"]["images"],
+    }  # fmt: skip
+    checked = embedded("verify", "own", "--json").json
+    assert checked["ok"] and checked["problems"] == [] and checked["samples"] == 300
+    doctor = embedded("doctor", "--json")
+    found = {check["name"]: check for check in json.loads(doctor.out)["checks"]}
+    assert doctor.code == (0 if all(check["ok"] for check in found.values()) else 1)
+    assert found["storage"]["ok"] and str(embedded.root) in found["storage"]["detail"]
+    assert {path for path in embedded.root.rglob("*") if path.is_file()} == before
+
+    shards = embedded("shard", "images", "--name", "own", "--resolution", 32, "--json").json
+    assert (shards["digest"], shards["shards_written"]) == (outcome["dataset"]["digest"], 0)
+    trained = embedded("train", "own.yaml", "--json").json["run"]
+    assert trained["reused"] and trained["mlflow_run_id"] == outcome["run"]["mlflow_run_id"]
+    runs = {path for path in embedded.root.glob("runs/**/*") if path.is_file()}
+    assert runs == {path for path in before if "runs" in path.parts}

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -45,3 +46,37 @@ def test_only_what_may_pass_is_tried_again(prefect_url, error, attempts):
         env={**os.environ, "PREFECT_API_URL": prefect_url}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.stdout.split()[-2:] == [error.partition("(")[0].removeprefix("errors."), str(attempts)], done.stderr
+
+
+SECRETIVE = """
+import sys
+from contextlib import suppress
+from prefect import flow
+from flows.release import _stage, run_release
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.storage import Storage
+
+def fail():
+    raise UserError("no answer from http://me:hunter2@there")
+
+@flow
+def night():
+    _stage(fail)()
+
+config = Config.model_validate({"name": "t", "data": {"source": "nowhere"}, "storage": "s3://me:hunter2@b/x"})
+for act in (lambda: run_release(config, Storage(sys.argv[1]), False), night):
+    with suppress(UserError):
+        act()
+"""
+
+
+def test_prefect_is_told_no_secret(prefect_url, tmp_path):
+    subprocess.run(
+        [sys.executable, "-c", SECRETIVE, tmp_path],
+        env={**os.environ, "PREFECT_API_URL": prefect_url}, capture_output=True, timeout=120, check=True,
+    )  # fmt: skip
+    request = urllib.request.Request(f"{prefect_url}/flow_runs/filter", b"{}", {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as response:
+        told = response.read().decode()
+    assert "s3://***@b/x" in told and "http://***@there" in told and "hunter2" not in told

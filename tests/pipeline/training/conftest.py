@@ -1,11 +1,12 @@
 """A small real dataset, and training on it in real process groups without Ray."""
 
 import json
+import resource
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,3 +108,19 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 @pytest.fixture
 def run_name() -> Callable[[], str]:
     return lambda: f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def largest_file() -> Callable[[int], AbstractContextManager]:
+    """Within, no file can grow past so many bytes: a write breaks off in the middle, as on a full disk."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

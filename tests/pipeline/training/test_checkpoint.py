@@ -112,6 +112,15 @@ def test_half_written_checkpoints_are_cleared_away(storage):
     assert [entry.path for entry in storage.list("runs/r/checkpoints")] == [checkpoint.path]
 
 
+def test_a_checkpoint_that_a_full_disk_stops_leaves_nothing(storage, largest_file):
+    saved = save_checkpoint(storage, "r", _state(1), batch=8)
+    size = storage.size(f"{saved.path}/generator.safetensors")
+    with largest_file(size), pytest.raises(OSError, match="too large"):  # the optimizers' states are larger
+        save_checkpoint(storage, "r", _state(2), batch=8)
+    assert [entry.path for entry in storage.list("runs/r/checkpoints")] == [saved.path]
+    assert newest_checkpoint(storage, "r") == saved
+
+
 def test_what_was_named_is_what_is_read(storage):
     checkpoint = save_checkpoint(storage, "r", _state(1), batch=8)
     assert set(read_files(storage, checkpoint)) == {

@@ -2,15 +2,22 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 
 import pytest
+import torch
+from ray.train import WorkerGroupError
 
-from pipeline.errors import UserError
+from pipeline.errors import Stopped, UserError, WorkerFailed
+from pipeline.registry.server import client
 from pipeline.storage import Storage
+from pipeline.training import on_ray, sink
+from pipeline.training.plan import plan_run
 from pipeline.training.run import (
     ask_to_stop,
     clear_words,
@@ -21,6 +28,7 @@ from pipeline.training.run import (
 )
 from pipeline.training.signals import on_stop_signal
 from pipeline.training.telemetry import TelemetryFile, read_points, telemetry_path
+from pipeline.training.worker import Job, work
 
 HOLD = """
 import sys, time
@@ -101,3 +109,55 @@ def test_a_cut_line_is_left_out_and_points_past_the_checkpoint_are_dropped(stora
     resumed = TelemetryFile(storage, "r", 20)
     resumed.append(points[2])
     assert read_points(storage, "r") == points
+
+
+def test_a_point_that_a_full_disk_cut_short_is_written_with_the_next(storage, largest_file):
+    telemetry = TelemetryFile(storage, "r", 0)
+    points = [{"images": n, "time": 1.0, "metrics": {"loss": float(n)}} for n in (10, 20, 30)]
+    telemetry.append(points[0])
+    size = storage.size(telemetry_path("r"))
+    with largest_file(size + 10), pytest.raises(OSError, match="too large"):
+        telemetry.append(points[1])
+    assert storage.size(telemetry_path("r")) == size + 10
+    telemetry.append(points[2])
+    assert read_points(storage, "r") == points
+
+
+def test_a_torn_line_hides_no_later_point(storage):
+    points = [b'{"images": 10}', b'{"images": 20, "ti', b'{"images": 30}']
+    storage.write(telemetry_path("r"), b"\n".join(points))
+    assert [point["images"] for point in read_points(storage, "r")] == [10, 30]
+
+
+def test_a_signal_after_the_last_step_still_stops_and_what_is_done_is_found(trainer, monkeypatch):
+    """While Ray Train takes its workers down, for instance."""
+
+    def fit(storage, config, plan):
+        work(Job(storage, config, plan, threads=1), torch.device("cpu"), lambda told: None)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(on_ray, "cluster", nullcontext)
+    monkeypatch.setattr(on_ray, "_fit", fit)
+    config = trainer.config(images=64, seed=77)
+    plan = plan_run(trainer.storage, config, trainer.dataset)
+    with pytest.raises(Stopped, match="stopped at image 64") as stopped:
+        on_ray.train_on_ray(trainer.storage, config, plan)
+    assert stopped.value.signal_number == signal.SIGTERM
+    assert on_ray.train_on_ray(trainer.storage, config, plan).checkpoint.step == plan.total_steps
+
+
+def test_a_registry_that_refuses_when_a_run_ends_is_told_when_it_takes_it(trainer, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    registry = client(trainer.storage)
+    follower = sink.Sink(trainer.storage, trainer.config(), "t-refused", trainer.dataset)
+    while not follower._run_id:
+        time.sleep(0.1)
+    database = sqlite3.connect(trainer.storage.local_path("mlflow.db"), check_same_thread=False)
+    database.execute("ALTER TABLE runs RENAME TO away")
+    threading.Timer(0.5, database.execute, ["ALTER TABLE away RENAME TO runs"]).start()
+    assert registry.get_run(follower.finish("FINISHED")).info.status == "FINISHED"
+
+
+def test_a_worker_that_fails_again_and_again_may_go_on_when_its_cause_is_mended():
+    error = on_ray._innermost(WorkerGroupError("rank 0", {0: OSError("Traceback\nOSError: No space left on device")}))
+    assert isinstance(error, WorkerFailed) and str(error) == "a worker failed: OSError: No space left on device"
