@@ -142,10 +142,15 @@ class Storage:
     def read_json(self, path: str) -> Any:
         return json.loads(self.read(path))
 
-    def write(self, path: str, data: bytes | memoryview, patience: Patience | None = None) -> None:
-        """Publishes `data` at `path`, replacing what is there."""
+    def write(
+        self, path: str, data: bytes | memoryview, patience: Patience | None = None, *, durable: bool = True
+    ) -> None:
+        """Publishes `data` at `path`, replacing what is there.
+
+        What is not `durable` may be cut or gone after a power failure: for what can be made again and is checked.
+        """
         if self.is_local:
-            with _replacing(self.local_path(path)) as file:
+            with _replacing(self.local_path(path), durable) as file:
                 file.write(data)
         else:
             self._call("writing", path, lambda filesystem, place: upload(filesystem, place, data), patience)
@@ -221,7 +226,7 @@ def cache_root(storage: Storage) -> Path:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def _replacing(path: Path, durable: bool = True) -> Iterator[IO[bytes]]:
     """A file to write, which takes the place of `path` on disk when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
@@ -229,11 +234,14 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

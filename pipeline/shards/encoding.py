@@ -18,17 +18,16 @@ Put = Callable[[int, memoryview], None]
 
 def encode(pixels: np.ndarray, encoding: str, quality: int = JPEG_QUALITY) -> bytes:
     """uint8 `(h, w, c)` -> bytes. Equal pixels give equal bytes. `quality`, 1 to 100, is of jpeg alone."""
-    buffer = io.BytesIO()
     if encoding == "raw":
-        np.lib.format.write_array(buffer, np.ascontiguousarray(pixels), version=(1, 0))
-    else:
-        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        options: dict[str, Any] = {}
-        if encoding == "webp":
-            options = {"lossless": True, "exact": True}
-        elif encoding == "jpeg":
-            options = {"quality": quality, "subsampling": "4:4:4"}
-        image.save(buffer, format=encoding, **options)
+        return _raw_header(pixels.shape) + pixels.tobytes()
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    options: dict[str, Any] = {}
+    if encoding == "webp":
+        options = {"lossless": True, "exact": True}
+    elif encoding == "jpeg":
+        options = {"quality": quality, "subsampling": "4:4:4"}
+    buffer = io.BytesIO()
+    image.save(buffer, format=encoding, **options)
     return buffer.getvalue()
 
 
@@ -80,7 +79,10 @@ def decoder(encoding: str, images: np.ndarray) -> Put:
 
 @cache
 def _raw_header(shape: tuple[int, ...]) -> bytes:
-    return encode(np.zeros(shape, dtype=np.uint8), "raw")[: -math.prod(shape)]
+    """Of every `.npy` file of this shape: numpy takes longer to write it than to copy the pixels."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.zeros(shape, dtype=np.uint8), version=(1, 0))
+    return buffer.getvalue()[: -math.prod(shape)]
 
 
 def _colours(channels: int) -> str:

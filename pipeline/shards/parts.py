@@ -49,7 +49,7 @@ def write_part(storage: Storage, path: str, table: pa.Table, images: list[bytes]
     with pa.ipc.new_stream(sink, SCHEMA) as writer:
         writer.write_table(table)
     head = sink.getvalue()
-    storage.write(path, b"".join((_MARK, len(head).to_bytes(4, "big"), head, *images)))
+    storage.write(path, b"".join((_MARK, len(head).to_bytes(4, "big"), head, *images)), durable=False)
     return _placed(table, _HEAD + len(head))
 
 
@@ -64,7 +64,15 @@ def read_part(storage: Storage, path: str) -> pa.Table | None:
         table = pa.ipc.open_stream(data).read_all()
     except (FileNotFoundError, ValueError):  # pyarrow's own is one
         return None
-    return _placed(table, _HEAD + size) if table.schema == SCHEMA else None
+    if table.schema != SCHEMA:
+        return None
+    placed = _placed(table, _HEAD + size)
+    # Shorter, it was cut, by a power failure perhaps.
+    return placed if storage.size(path) >= max(map(_end, placed.to_pylist())) else None
+
+
+def _end(row: dict) -> int:
+    return row["offset"] + row["size"] if row["offset"] is not None else 0
 
 
 def _placed(table: pa.Table, begin: int) -> pa.Table:

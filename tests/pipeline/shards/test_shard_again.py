@@ -98,6 +98,7 @@ def test_a_part_that_is_damaged_is_not_used(storage, data, source, monkeypatch):
         b"",
         whole[:5],
         whole[:100],
+        whole[:-1],
         b"\xff" * 8 + whole[8:],
         whole[:4] + b"\xff" * 4 + whole[8:],
         whole[:8] + bytes(200) + whole[208:],
