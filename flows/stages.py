@@ -12,8 +12,8 @@ from pipeline.digest import canonical_json
 from pipeline.errors import Stopped
 from pipeline.evaluation.bootstrap import frechet_difference_interval
 from pipeline.evaluation.evaluate import Features
-from pipeline.evaluation.generated import BadGenerator, check_weights
-from pipeline.evaluation.problems import find_problem
+from pipeline.evaluation.generated import BadGenerator
+from pipeline.evaluation.problems import find_own_problem, find_problem
 from pipeline.evaluation.real import TooFewImages
 from pipeline.evaluation.remembered import evaluate_once
 from pipeline.evaluation.report import EvaluationReport
@@ -167,13 +167,13 @@ def evaluate(storage: Storage, config: Config, dataset: DatasetRef, generator: G
     """Measures a generator against the held-out images. A generator that can not be measured is a finding."""
     settings = config.evaluation
     try:
-        check_weights(generator.network)  # even where there is nothing to measure against
-        report, features = evaluate_once(storage, dataset, generator, images=settings.images, seeds=settings.seeds)
+        try:
+            report, features = evaluate_once(storage, dataset, generator, images=settings.images, seeds=settings.seeds)
+        except TooFewImages as too_few:
+            note(f"not measured: {too_few}")
+            return Evaluation(None, None, find_own_problem(generator))
     except BadGenerator as bad:
         return Evaluation(None, None, bad.reason)
-    except TooFewImages as too_few:
-        note(f"not measured: {too_few}")
-        return Evaluation(None, None, None)
     return Evaluation(report, features, find_problem(features))
 
 

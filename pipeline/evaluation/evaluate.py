@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ganmodels.saving import to_bytes
 from pipeline.errors import UserError
 from pipeline.evaluation.features import EfficientNetLite0, FeatureExtractor
 from pipeline.evaluation.generated import BadGenerator, generated_features, labels_like
@@ -14,7 +13,7 @@ from pipeline.evaluation.report import EvaluationReport, Figure, Naming
 from pipeline.progress import Progress, report
 from pipeline.registry.generator import Generator
 from pipeline.shards.manifest import DatasetRef, load_manifest
-from pipeline.storage import Storage, sha256
+from pipeline.storage import Storage
 
 NEIGHBOURS = 3
 
@@ -63,7 +62,7 @@ def evaluate(
             raise BadGenerator("not_finite", f"{figure.name} is {figure.value}")
     found = EvaluationReport(
         dataset=dataset,
-        weights=sha256(to_bytes(generator.network.state_dict())),
+        weights=generator.weights_sha256(),
         features=extractor.name,
         generated=images,
         held_out=held_out_count,

@@ -1,6 +1,6 @@
 """The other side: features of a generator's images, once it is sure that they are images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -31,23 +31,26 @@ def generated_features(
     on_batch: Callable[[int], None],
 ) -> np.ndarray:
     """Float32 `(images, d)` of images `0 .. images - 1` of this seed; raises BadGenerator for NaN and infinities."""
+    made = generated_images(generator, images, seed, labels)
+    return np.concatenate([extractor(chunk, on_batch) for chunk in made])
+
+
+def generated_images(generator: Generator, images: int, seed: int, labels: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Uint8 `(n, H, W, C)`, some at a time; raises BadGenerator for NaN and infinities."""
     network = generator.network
-    check_weights(network)
+    _check_weights(network)
     # Clipped to grey levels, a NaN looks like any other pixel: it has to be seen before.
     hook = network.register_forward_hook(_check_output)
     try:
-        features = []
         for first in range(0, images, _CHUNK):
             count = min(_CHUNK, images - first)
             their_labels = None if labels is None else labels[first : first + count]
-            made = generator.sample(count, seed, their_labels, first=first)
-            features.append(extractor(made, on_batch))
-        return np.concatenate(features)
+            yield generator.sample(count, seed, their_labels, first=first)
     finally:
         hook.remove()
 
 
-def check_weights(network: torch.nn.Module) -> None:
+def _check_weights(network: torch.nn.Module) -> None:
     """Raises BadGenerator that names the first tensor that holds a NaN or an infinity."""
     for name, tensor in network.state_dict().items():
         if not torch.isfinite(tensor).all():

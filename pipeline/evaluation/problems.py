@@ -5,7 +5,9 @@ from typing import Literal
 import numpy as np
 
 from pipeline.evaluation.evaluate import Features
+from pipeline.evaluation.generated import generated_images
 from pipeline.evaluation.metrics import nearest_distances
+from pipeline.registry.generator import BATCH, Generator
 
 # A perfect generator has about one sample in a hundred below the held-out images' first percentile.
 MEMORISED_SHARE = 0.02
@@ -21,6 +23,13 @@ def find_problem(features: Features) -> Literal["constant", "memorised"] | None:
     if len(features.held_out) >= _ENOUGH_HELD_OUT and memorised_share(features) > MEMORISED_SHARE:
         return "memorised"
     return None
+
+
+def find_own_problem(generator: Generator) -> Literal["constant"] | None:
+    """What its images tell without any to compare them with. Raises BadGenerator for NaN and infinities."""
+    images = np.concatenate(list(generated_images(generator, BATCH, seed=0, labels=None)))
+    # One grey level is what rounding makes of the same image.
+    return "constant" if np.ptp(images, axis=0).max() <= 1 else None
 
 
 def spread(features: np.ndarray) -> float:

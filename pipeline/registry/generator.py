@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from ganmodels.randomness import image_latents
-from ganmodels.saving import load_generator
+from ganmodels.saving import load_generator, to_bytes
 from ganmodels.spec import NetworkSpec
+from pipeline.pictures import to_pixels
+from pipeline.storage import sha256
 
 if TYPE_CHECKING:
     from pipeline.registry.lookup import Found
@@ -69,11 +71,13 @@ class Generator:
             if rows is not None:
                 batch_labels = torch.zeros(BATCH, dtype=torch.long)
                 batch_labels[row : row + count] = torch.from_numpy(rows[done : done + count])
-            made = self.network(z, batch_labels)[row : row + count]
-            pixels = ((made + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            images[done : done + count] = pixels.permute(0, 2, 3, 1).numpy()
+            images[done : done + count] = to_pixels(self.network(z, batch_labels)[row : row + count])
             done += count
         return images
+
+    def weights_sha256(self) -> str:
+        """Of the network's weights as safetensors."""
+        return sha256(to_bytes(self.network.state_dict()))
 
     def _labels(self, n: int, labels: int | Sequence[int] | np.ndarray | None, first: int) -> np.ndarray | None:
         """`(n,)` int64, or None for a network without classes."""

@@ -118,21 +118,23 @@ def settle(
     called for a version that is champion already. Raises UserError as `promote` does, and if the champion
     moves under each of the `attempts`.
     """
-    chosen = _released(client, model, version)
-    if champion_version(client, model) == version and (old := _promoted(chosen)):
-        return _release(chosen, CHAMPION, old)
     for _ in range(attempts):
-        champion = champion_version(client, model)
+        chosen, champion = _released(client, model, version), champion_version(client, model)
+        if champion == version and (old := _promoted(chosen)):
+            return _release(chosen, CHAMPION, old)
         if _ROLLED_BACK in chosen.tags:  # a person's word against it stands until a person's word for it
             reason = f"it was rolled back {chosen.tags[_ROLLED_BACK]}; `ganline promote {model} --version {version}`"
-            return _release(chosen, None, Decision(False, reason, "rolled_back", {}, champion))
+            decision = Decision(False, reason, "rolled_back", {}, champion)
+            record_decision(client, model, version, decision)
+            return _release(chosen, None, decision)
         decision, report = judge(champion)
+        evidence = log_evaluation(client, chosen, report) if report else {}  # may take longer than a lock lasts
         if not decision.promoted:
-            record_decision(client, model, version, decision, report)
+            record_decision(client, model, version, decision, evidence)
             return _release(chosen, None, decision)
         with promotion_lock(client, model) as lock:
             if champion_version(client, model) == champion:
-                record_decision(client, model, version, decision, report)
+                record_decision(client, model, version, decision, evidence)
                 _make_champion(client, model, version, lock)
                 return _release(chosen, CHAMPION, decision)
     raise Unavailable(
@@ -161,23 +163,27 @@ def standing(client: MlflowClient, before: Release, run_id: str) -> Release | No
     return replace(before, alias=None, reason=f"{before.reason}; since then version {champion} is champion")
 
 
-def record_decision(
-    client: MlflowClient, model: str, version: int, decision: Decision, report: bytes | None = None
-) -> None:
-    """Writes the decision on the version, and with it the evaluation report (JSON) it was made on, if any.
+def log_evaluation(client: MlflowClient, chosen: ModelVersion, report: bytes) -> dict[str, str]:
+    """Stores an evaluation report (JSON) among the artifacts of the version's run; gives the tags that name it.
 
-    Tags: `ganline.decision` (canonical JSON), `ganline.promoted`, `ganline.reason`; with a report also
-    `ganline.evaluation` (its path among the run's artifacts) and `ganline.evaluation.sha256`. Moves no alias.
+    They are `ganline.evaluation`, its path, and `ganline.evaluation.sha256`.
     """
-    tags: dict[str, str] = {}
-    if report is not None:
-        chosen = _released(client, model, version)
-        sha = sha256(report)
-        # One folder for each report: nothing that a tag points to is ever written over.
-        folder = digest([chosen.tags["ganline.weights.sha256"], chosen.tags["ganline.spec.sha256"], sha])[:12]
-        path = f"release/{folder}/evaluation.json"
-        log_file(client, chosen.run_id or "", report, path)
-        tags |= {"ganline.evaluation": path, "ganline.evaluation.sha256": sha}
+    sha = sha256(report)
+    # One folder for each report: nothing that a tag points to is ever written over.
+    folder = digest([chosen.tags["ganline.weights.sha256"], chosen.tags["ganline.spec.sha256"], sha])[:12]
+    path = f"release/{folder}/evaluation.json"
+    log_file(client, chosen.run_id or "", report, path)
+    return {"ganline.evaluation": path, "ganline.evaluation.sha256": sha}
+
+
+def record_decision(
+    client: MlflowClient, model: str, version: int, decision: Decision, evidence: dict[str, str] | None = None
+) -> None:
+    """Writes the decision on the version, and with it `evidence`, the tags of what it was made on. Moves no alias.
+
+    Tags: `ganline.decision` (canonical JSON), `ganline.promoted`, `ganline.reason`.
+    """
+    tags = dict(evidence or {})
     tags["ganline.promoted"] = str(decision.promoted).lower()
     tags["ganline.reason"] = decision.reason[:_LONGEST_REASON]
     tags["ganline.decision"] = _as_tag(decision)  # last: what else is there belongs to it
@@ -250,6 +256,8 @@ def _promote(
     _released(client, model, version)  # no lock for a model that does not exist
     with promotion_lock(client, model) as lock:
         chosen, old = _released(client, model, version), champion_version(client, model)
+        if _ROLLED_BACK in chosen.tags:
+            client.delete_model_version_tag(model, str(version), _ROLLED_BACK)
         if old == version and (decision := _promoted(chosen)):
             return _release(chosen, CHAMPION, decision)
         decision = decide(old, chosen)

@@ -154,12 +154,16 @@ def test_a_refusal_is_taken_again_when_the_champion_has_changed(planted):
     rollback(planted.client, "gate")
 
 
-def test_too_few_held_out_images_do_not_let_nan_through(planted, monkeypatch):
+@pytest.mark.parametrize(
+    ("spoil", "problem"), [(_not_a_number, "not_finite"), (_constant, "constant"), (lambda tensors: None, None)]
+)
+def test_too_few_held_out_images_do_not_let_these_through(planted, monkeypatch, spoil, problem):
     monkeypatch.setattr("pipeline.evaluation.real.MOST", 1)
-    generator, _ = stages.candidate(
-        planted.storage, planted.config, planted.dataset, planted.train("gate-nan-again", _not_a_number)
-    )
-    assert stages.evaluate(planted.storage, planted.config, planted.dataset, generator).problem == "not_finite"
+    config = load_config("mnist", [*SETS, "name=gate", "evaluation.images=100"])  # not measured by another test
+    training = planted.train(f"gate-unmeasured-{problem}", spoil)
+    generator, _ = stages.candidate(planted.storage, config, planted.dataset, training)
+    found = stages.evaluate(planted.storage, config, planted.dataset, generator)
+    assert (found.report, found.problem) == (None, problem)
 
 
 def test_a_run_can_start_from_a_release(planted):

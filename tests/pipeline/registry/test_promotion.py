@@ -18,6 +18,7 @@ from pipeline.registry.lookup import lookup
 from pipeline.registry.promotion_lock import promotion_lock
 from pipeline.registry.releases import (
     champion_version,
+    log_evaluation,
     promote,
     promote_version,
     record_decision,
@@ -94,7 +95,8 @@ def test_a_second_report_does_not_overwrite_the_first(world):
     decision = Decision(False, "no", "interval", {}, None)
     paths = set()
     for report in (b"{}", b"[]", b"{}"):
-        record_decision(world.client, "reports", version, decision, report)
+        evidence = log_evaluation(world.client, world.client.get_model_version("reports", str(version)), report)
+        record_decision(world.client, "reports", version, decision, evidence)
         paths.add(tags(world, "reports", version)["ganline.evaluation"])
     assert len(paths) == 2
     assert all(path.startswith("release/") and path.endswith("/evaluation.json") for path in paths)
@@ -172,6 +174,35 @@ def test_rollback_and_its_opposite(world):
     with pytest.raises(UserError, match="no model nowhere"):
         rollback(world.client, "nowhere")
     assert locks(world) == []
+
+
+def test_a_version_that_was_rolled_back_stays_so_until_a_person_promotes_it(world):
+    first, second, third = (world.release("stays", seed) for seed in range(3))
+    promote(world.client, "stays", first)
+    promote(world.client, "stays", second)
+    rollback(world.client, "stays")
+    refused = settle(world.client, "stays", second, lambda _: pytest.fail("judged"))
+    assert not refused.promoted and refused.reason.startswith(f"it was rolled back to version {first}")
+    written = tags(world, "stays", second)
+    assert (written["ganline.promoted"], written["ganline.reason"]) == ("false", refused.reason)
+    assert json.loads(written["ganline.decision"])["rule"] == "rolled_back"
+
+    promote_version(world.client, "stays", second)
+    assert "ganline.rolled_back" not in tags(world, "stays", second)
+    promote(world.client, "stays", third)
+    assert settle(world.client, "stays", second, judge(second, BETTER)).promoted
+
+
+def test_a_report_is_uploaded_before_the_lock_is_taken(world, monkeypatch):
+    """An upload of any length must not outlast the lock."""
+    first, second = world.release("upload", 0), world.release("upload", 1)
+    promote(world.client, "upload", first)
+    held = []
+    upload = world.client.log_artifact
+    monkeypatch.setattr(world.client, "log_artifact", lambda *args: (held.append(locks(world)), upload(*args)))
+    assert settle(world.client, "upload", second, judge(second, BETTER, b"{}")).promoted
+    assert held == [[]]
+    assert "ganline.evaluation" in tags(world, "upload", second)
 
 
 def test_dying_between_any_two_steps_leaves_a_champion_and_can_be_mended(world):
