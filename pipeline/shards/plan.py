@@ -10,6 +10,7 @@ from math import ceil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.shards.forgotten import REASON as FORGOTTEN
@@ -133,9 +134,23 @@ def take_before(tables: Tables, shards: list[str], sources: Path, removed: Path)
 
 def compare(tables: Tables, listing: Path, rehash: bool = False) -> int:
     """How many files of the listing have to be opened."""
-    tables.copy(f"{_BY_PATH} ORDER BY path", to := tables.folder / BY_PATH, listing=listing)
+    tables.copy(f"{_BY_PATH} ORDER BY path, place", to := tables.folder / BY_PATH, listing=listing)
+    _drop_repeats(to)
     tables.run(_LISTING, by_path=to, rehash=rehash)
     return tables.one("SELECT count(*) FROM unread")
+
+
+def _drop_repeats(by_path: Path) -> None:
+    """Of a file that a list names more than once, the first stays."""
+    once = by_path.with_name("once.parquet")
+    with pq.ParquetFile(by_path) as file, pq.ParquetWriter(once, file.schema_arrow) as writer:
+        last = pa.nulls(1, pa.string())
+        for batch in file.iter_batches(_ROWS):
+            paths = batch["path"]
+            before = pa.concat_arrays([last, paths[:-1]])
+            writer.write_batch(batch.filter(pc.fill_null(pc.not_equal(paths, before), True)))
+            last = paths[-1:]
+    once.replace(by_path)
 
 
 def unread(tables: Tables) -> Iterator[pa.RecordBatch]:

@@ -1,5 +1,6 @@
 """Ingests that follow another: interrupted, copied from old shards, compacted, rebuilt, at once, killed by an image."""
 
+import json
 import os
 import shutil
 import signal
@@ -329,3 +330,14 @@ def test_neighbours_are_read_at_once_up_to_a_bound(storage, monkeypatch):
     order = draws.permutation(60)
     assert gather(storage, [rows[at] for at in order]) == [images[at] for at in order]
     assert 5 < len(reads) < 50 and max(size for _, size in reads) <= 20_000
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_file_that_a_list_names_twice_counts_once_each_time(storage, data, source, tmp_path):
+    files = sorted(source.rglob("*.png"))
+    rows = [{"path": str(file), "label": file.parent.name} for file in [*files, files[0], files[0]]]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = shard_images(storage, "pets", data(str(tmp_path / "list.jsonl")))
+    assert sum(first.samples.values()) == len(files) and first.duplicates == 0
+    again = shard_images(storage, "pets", data(str(tmp_path / "list.jsonl")))
+    assert (again.dataset, again.shards_written) == (first.dataset, 0)
