@@ -1,16 +1,11 @@
 """What every test may share. Nothing here starts by itself: Ray takes seconds, and most tests need none."""
 
 import shutil
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-
 from faulty_proxy import FaultyProxy, faulty_proxy
 from s3_server import CLIENT_ENVIRONMENT, s3_server, s3_uri
 

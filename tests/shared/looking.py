@@ -1,4 +1,4 @@
-"""What is in storage after an ingest, and in the folder before it. pyproject.toml puts this on pytest's path."""
+"""What is in storage after an ingest, and in the folder before it. pyproject.toml puts this folder on pytest's path."""
 
 import io
 from pathlib import Path
