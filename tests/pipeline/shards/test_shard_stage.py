@@ -377,8 +377,8 @@ def test_a_version_that_was_not_published_whole_does_not_count(storage, data, so
     make_tree(source, {"ant": range(200, 210)})
 
     def die_after(publish):
-        def publish_and_die(self, *arguments):
-            publish(self, *arguments)
+        def publish_and_die(self, *arguments, **how):
+            publish(self, *arguments, **how)
             if any(str(argument).endswith(f"/{last}") for argument in arguments):
                 raise KeyboardInterrupt
 
