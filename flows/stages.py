@@ -28,7 +28,7 @@ from pipeline.shards.manifest import DatasetRef, load_manifest
 from pipeline.shards.on_ray import Ingest, shard_images
 from pipeline.shards.view import shown_classes
 from pipeline.storage import Storage, sha256
-from pipeline.training.checkpoint import BadCheckpoint, CheckpointRef, read_files, verify_checkpoint
+from pipeline.training.checkpoint import BadCheckpoint, CheckpointRef, keep_checkpoint, read_files, verify_checkpoint
 from pipeline.training.plan import RunPlan, plan_run
 from pipeline.training.run import begin_anew, describe, only_writer
 from pipeline.training.sink import Sink
@@ -138,6 +138,7 @@ def train(storage: Storage, config: Config, dataset: DatasetRef, restart: bool =
     points = read_points(storage, run)
     metrics = points[-1]["metrics"] if points else {}
     training = Training(run, mlflow_run, trained.checkpoint, trained.resumed_from, metrics)
+    keep_checkpoint(storage, trained.checkpoint)
     remember(storage, "train", inputs, asdict(training))
     return training
 
