@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-from flows.stages import Training
+from flows.stages import Training, averaged_generator, finished
 from ganmodels.spec import NetworkSpec
 from pipeline.config import Config, parse_config
-from pipeline.digest import canonical_json
 from pipeline.errors import UserError
-from pipeline.registry.generator import Generator, generator_from_files
+from pipeline.registry.generator import Generator
 from pipeline.registry.lookup import load
-from pipeline.registry.server import client, tracking_uri
-from pipeline.results import recall
+from pipeline.registry.server import client
 from pipeline.shards.manifest import DatasetRef
-from pipeline.storage import Storage, sha256
-from pipeline.training.checkpoint import CheckpointRef, newest_checkpoint, read_files
+from pipeline.storage import Storage
+from pipeline.training.checkpoint import newest_checkpoint
 from pipeline.training.run import description
 
 
@@ -34,9 +32,7 @@ def find_generator(storage: Storage, reference: str) -> Subject:
         if checkpoint is None:
             raise UserError(f"run {reference} has no checkpoint yet; let it train on")
         spec = NetworkSpec.from_dict(told["spec"])
-        document = canonical_json({"spec": spec.to_dict(), "classes": told["classes"] if spec.classes else []})
-        weights = read_files(storage, checkpoint)["ema.safetensors"]
-        return Subject(config, dataset, generator_from_files(weights, document))
+        return Subject(config, dataset, averaged_generator(storage, checkpoint, spec, told["classes"])[0])
     generator = load(reference, storage)
     assert generator.found is not None
     tags = client(storage).get_model_version(generator.found.model, str(generator.found.version)).tags
@@ -48,12 +44,10 @@ def finished_run(storage: Storage, run: str) -> tuple[Config, DatasetRef, Traini
     """Raises UserError for a run that does not exist or is not finished."""
     config, dataset, _ = _described(storage, run)
     checkpoint = newest_checkpoint(storage, run)
-    tracking = sha256(tracking_uri(storage).encode())
-    steps = checkpoint.step if checkpoint else 0
-    result = recall(storage, "train", {"run": run, "steps": steps, "tracking": tracking})
-    if result is None:
+    training = finished(storage, run, checkpoint.step) if checkpoint else None
+    if training is None:
         raise UserError(f"run {run} is not finished; start `ganline train` with its recipe again")
-    return config, dataset, Training(**{**result, "checkpoint": CheckpointRef(**result["checkpoint"])})
+    return config, dataset, training
 
 
 def _described(storage: Storage, run: str) -> tuple[Config, DatasetRef, dict]:

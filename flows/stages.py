@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 from flows.inits import another_network, keep_init, kept_init
 from ganmodels.saving import to_bytes
+from ganmodels.spec import NetworkSpec
 from pipeline.config import Config
 from pipeline.digest import canonical_json
 from pipeline.errors import Stopped
@@ -30,7 +31,7 @@ from pipeline.shards.manifest import DatasetRef, load_manifest
 from pipeline.shards.on_ray import Ingest, shard_images
 from pipeline.shards.view import shown_classes
 from pipeline.storage import Storage, sha256
-from pipeline.training.checkpoint import BadCheckpoint, CheckpointRef, read_files, verify_checkpoint
+from pipeline.training.checkpoint import BadCheckpoint, CheckpointRef, keep_checkpoint, read_files, verify_checkpoint
 from pipeline.training.plan import RunPlan, plan_run
 from pipeline.training.run import begin_anew, describe, only_writer
 from pipeline.training.sink import Sink
@@ -105,9 +106,8 @@ def train(storage: Storage, config: Config, dataset: DatasetRef, restart: bool =
     """Trains, or goes on training, with MLflow following in the background; `restart` begins anew."""
     planned = plan(storage, config, dataset, anew=restart)
     run = planned.run
-    inputs = {"run": run, "steps": planned.total_steps, "tracking": sha256(tracking_uri(storage).encode())}
     mlflow = client(storage)  # a server that does not answer is told before training, not after
-    known = None if restart else _finished(storage, recall(storage, "train", inputs))
+    known = None if restart else finished(storage, run, planned.total_steps)
     if known and is_there(mlflow, known.mlflow_run):
         return known
     with only_writer(storage, run):
@@ -127,12 +127,14 @@ def train(storage: Storage, config: Config, dataset: DatasetRef, restart: bool =
     points = read_points(storage, run)
     metrics = points[-1]["metrics"] if points else {}
     training = Training(run, mlflow_run, trained.checkpoint, trained.resumed_from, metrics)
-    remember(storage, "train", inputs, asdict(training))
+    keep_checkpoint(storage, trained.checkpoint)
+    remember(storage, "train", _finished_at(storage, run, planned.total_steps), asdict(training))
     return training
 
 
-def _finished(storage: Storage, result: dict | None) -> Training | None:
-    """What a finished run gave, if its checkpoint is still there and whole."""
+def finished(storage: Storage, run: str, steps: int) -> Training | None:
+    """What the run gave when it ended after so many steps, if its checkpoint is still there and whole."""
+    result = recall(storage, "train", _finished_at(storage, run, steps))
     if result is None:
         return None
     known = Training(**{**result, "checkpoint": CheckpointRef(**result["checkpoint"]), "reused": True})
@@ -141,6 +143,10 @@ def _finished(storage: Storage, result: dict | None) -> Training | None:
     except BadCheckpoint:
         same = False
     return Training(**{**vars(known), "resumed_from": known.checkpoint.images}) if same else None
+
+
+def _finished_at(storage: Storage, run: str, steps: int) -> dict:
+    return {"run": run, "steps": steps, "tracking": sha256(tracking_uri(storage).encode())}
 
 
 def _description(config: Config, planned: RunPlan) -> dict:
@@ -158,9 +164,16 @@ def candidate(storage: Storage, config: Config, dataset: DatasetRef, training: T
     manifest = load_manifest(storage, dataset)
     shown = shown_classes(manifest, config.data)
     spec = config.network_spec(manifest.channels, len(shown))
-    weights = read_files(storage, training.checkpoint)["ema.safetensors"]
-    classes = shown if spec.classes else []
-    return generator_from_files(weights, canonical_json({"spec": spec.to_dict(), "classes": classes})), weights
+    return averaged_generator(storage, training.checkpoint, spec, shown)
+
+
+def averaged_generator(
+    storage: Storage, checkpoint: CheckpointRef, spec: NetworkSpec, classes: list[str]
+) -> tuple[Generator, bytes]:
+    """The averaged generator of a checkpoint, and its weights as safetensors; `classes` are the dataset's."""
+    weights = read_files(storage, checkpoint)["ema.safetensors"]
+    document = canonical_json({"spec": spec.to_dict(), "classes": classes if spec.classes else []})
+    return generator_from_files(weights, document), weights
 
 
 def evaluate(storage: Storage, config: Config, dataset: DatasetRef, generator: Generator) -> Evaluation:

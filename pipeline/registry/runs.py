@@ -158,6 +158,8 @@ def supersede_run(client: MlflowClient, config: Config, run_name: str) -> None:
         return
     for run in client.search_runs([experiment.experiment_id], f"tags.`ganline.run` = '{run_name}'"):
         client.set_tag(run.info.run_id, "ganline.run", f"{run_name} superseded")
+        if run.info.status == "RUNNING":  # its process was killed, and nobody will go on with it
+            finish_run(client, run.info.run_id, "KILLED")
 
 
 def is_there(client: MlflowClient, run_id: str) -> bool:

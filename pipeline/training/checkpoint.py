@@ -1,8 +1,8 @@
 """Checkpoints in storage. One is there when its `COMPLETE` file is, which is written last and names the rest.
 
-    <run>/checkpoints/<step>-<nonce>/{*.safetensors, state.json, COMPLETE}
+    <run>/checkpoints/<step>-<nonce>/{*.safetensors, state.json, COMPLETE, KEEP}
 
-The nonce keeps the files of two attempts apart. Nothing is ever unpickled.
+The nonce keeps the files of two attempts apart. `KEEP` is in what a finished run ended with. Nothing is ever unpickled.
 """
 
 import json
@@ -41,7 +41,7 @@ def run_folder(run: str) -> str:
 
 
 def save_checkpoint(storage: Storage, run: str, state: TrainState, batch: int) -> CheckpointRef:
-    """Publishes the state, then prunes all but the newest few checkpoints.
+    """Publishes the state, then prunes all but the newest few checkpoints and those to be kept.
 
     What lies at a later step was passed over when this attempt began, and goes too.
     """
@@ -61,12 +61,17 @@ def save_checkpoint(storage: Storage, run: str, state: TrainState, batch: int) -
             storage.delete_folder(folder)
         raise
     earlier = [other for other in _complete(storage, run) if _step(other) < state.step]
-    kept = {folder, *earlier[: KEPT - 1]}
+    kept = {folder, *earlier[: KEPT - 1], *(other for other in earlier if storage.exists(f"{other}/KEEP"))}
     for other in _complete(storage, run):
         if other not in kept:
             storage.delete(f"{other}/COMPLETE")  # first, so that what is half deleted does not exist
             storage.delete_folder(other)
     return CheckpointRef(run, folder, state.step, state.step * batch, sha256(marker))
+
+
+def keep_checkpoint(storage: Storage, checkpoint: CheckpointRef) -> None:
+    """Others will name it: no later checkpoint of the run has it pruned."""
+    storage.write(f"{checkpoint.path}/KEEP", b"")
 
 
 def newest_checkpoint(storage: Storage, run: str) -> CheckpointRef | None:

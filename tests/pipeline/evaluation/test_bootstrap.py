@@ -1,7 +1,11 @@
+import time
+
 import numpy as np
 import pytest
 
+from pipeline.evaluation import bootstrap
 from pipeline.evaluation.bootstrap import frechet_difference_interval
+from pipeline.evaluation.metrics import moments
 
 
 def rows(rng: np.random.Generator, n: int, scale: float, d: int = 12) -> np.ndarray:
@@ -37,6 +41,24 @@ def test_the_same_seed_gives_the_same_interval_on_any_number_of_threads(monkeypa
     one = trial(3, 1.0, 1.1, repeats=10)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert trial(3, 1.0, 1.1, repeats=10) == one
+
+
+@pytest.mark.parametrize(("memory", "most"), [(1, 1), (3 * 16 * (100 + 24) * 12, 3)])
+def test_no_more_threads_than_there_is_memory_for(monkeypatch, memory, most):
+    active, seen = [], []
+
+    def slowly(*arguments):
+        active.append(arguments)
+        seen.append(len(active))
+        time.sleep(0.002)
+        active.pop()
+        return moments(*arguments)
+
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr(bootstrap, "_MEMORY", memory)
+    monkeypatch.setattr(bootstrap, "moments", slowly)
+    trial(3, 1.0, 1.1, repeats=10)
+    assert max(seen) == most
 
 
 def test_another_seed_draws_others():

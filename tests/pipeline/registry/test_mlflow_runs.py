@@ -7,7 +7,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.redact import redact
-from pipeline.registry.runs import finish_run, last_images, log_file, log_points, open_run, send_points
+from pipeline.registry.runs import finish_run, last_images, log_file, log_points, open_run, send_points, supersede_run
 from pipeline.registry.server import client as connect
 from pipeline.storage import Storage
 
@@ -29,6 +29,17 @@ def test_a_run_opened_twice_is_one_run_with_params_tags_and_lineage(world):
     assert json.loads(used.dataset.profile) == {"samples": 10, "classes": 2}
     assert json.loads(used.dataset.source) == {"uri": "s3://***@bucket/dots"}
     assert open_run(world.client, world.config, "dots-2", world.dataset) != world.run_id
+
+
+def test_a_run_begun_anew_leaves_no_dead_one_running(world):
+    ended, killed = (Config.model_validate({"name": name}) for name in ("ended", "killed"))
+    for config, name, status in ((ended, "ended-1", "FINISHED"), (killed, "killed-1", "KILLED")):
+        before = open_run(world.client, config, name, world.dataset)
+        if status == "FINISHED":
+            finish_run(world.client, before, status)
+        supersede_run(world.client, config, name)
+        assert world.client.get_run(before).info.status == status
+        assert open_run(world.client, config, name, world.dataset) != before
 
 
 def test_no_secret_reaches_the_params(world):

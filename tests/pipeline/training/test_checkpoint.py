@@ -17,10 +17,12 @@ from pipeline.training.checkpoint import (
     KEPT,
     BadCheckpoint,
     delete_unfinished,
+    keep_checkpoint,
     load_checkpoint,
     newest_checkpoint,
     read_files,
     save_checkpoint,
+    verify_checkpoint,
 )
 from pipeline.training.state import TrainState, fresh_state
 
@@ -138,6 +140,16 @@ def test_old_checkpoints_go_and_the_newest_stay(storage):
         save_checkpoint(storage, "r", _state(step), batch=8)
     steps = [json.loads(m.read_text())["step"] for m in sorted(Path(storage.uri).rglob("COMPLETE"))]
     assert steps == list(range(3, KEPT + 3))
+
+
+def test_what_a_finished_run_ended_with_is_never_pruned(storage):
+    """The run goes on when it is given more images; its release still names that checkpoint."""
+    finished = save_checkpoint(storage, "r", _state(1), batch=8)
+    keep_checkpoint(storage, finished)
+    for step in range(2, KEPT + 4):
+        save_checkpoint(storage, "r", _state(step), batch=8)
+    assert verify_checkpoint(storage, "r", finished.path) == finished
+    assert len(list(Path(storage.uri).rglob("COMPLETE"))) == KEPT + 1
 
 
 def test_marker_is_written_last(storage, monkeypatch):
