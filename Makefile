@@ -3,10 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
+RESULTS := tests/benchmarks/results
 # The version that is tested here; the newest that has a CPU build without gigabytes of CUDA beside it.
 TORCH := 2.13.0
 
-.PHONY: demo test test-resume test-again test-commands test-parts fuzz quality lint lock clean
+.PHONY: demo test test-resume test-again test-commands test-parts bench fuzz quality lint lock clean
 
 # The job itself on real images: shard, train, register, look up, generate.
 demo: $(STAMP)
@@ -16,6 +17,15 @@ demo: $(STAMP)
 # After a demo: an independent reader of its digits, their variety, and whether they are copies.
 quality: $(STAMP)
 	$(BIN)/python tests/benchmarks/digits.py
+
+# The measured comparisons of the data path, both sides in the same run; half an hour on two quiet cores. A bar that is
+# missed does not keep the others from being measured.
+bench: $(STAMP)
+	-$(BIN)/python tests/benchmarks/reading.py --json $(RESULTS)/reading.json
+	-$(BIN)/python tests/benchmarks/sharding.py --out $(RESULTS)/sharding.json
+	-$(BIN)/python tests/benchmarks/growing.py --out $(RESULTS)/growing.json
+	-$(BIN)/python tests/benchmarks/plan_memory.py --out $(RESULTS)/plan_memory.json
+	-$(BIN)/python tests/benchmarks/decoding.py
 
 # What starts whole commands mostly waits for services to start, so the four run side by side.
 test: lint

@@ -159,7 +159,7 @@ class Opener:
             try:
                 data = storage.read(path)
             except FileNotFoundError:
-                raise DamagedShard(f"{path} is missing from {storage.uri}; restore it from a copy") from None
+                raise DamagedShard(f"{path} is missing from {storage.name}; restore it from a copy") from None
             if sha256(data) != self.manifest.removed_sha256:
                 raise DamagedShard(f"{path} is damaged; restore it from a copy")
             removed: dict[str, set[str]] = {}

@@ -22,7 +22,7 @@ def write_stored(storage: Storage, name: str, shards: Iterable[tuple[int, Shard]
         for number, shard in shards:
             data = storage.read(path := shard_path(name, shard.sha256, "parquet"))
             if sha256(data) != shard.index_sha256:
-                raise RunFailed(f"{path} in {storage.uri} is damaged; delete it and shard the images again")
+                raise RunFailed(f"{path} in {storage.name} is damaged; delete it and shard the images again")
             index = read_index(data)
             numbers = pa.array([number] * len(index.keys), pa.int32())
             columns = [numbers, index.keys, index.offset, index.size, index.crc32]

@@ -64,7 +64,7 @@ def resolve_dataset(storage: Storage, text: str) -> DatasetRef:
     names = [entry.path.rpartition("/")[2] for entry in storage.list("datasets") if entry.is_folder]
     if name not in names:
         there = f"there are: {_some(names)}" if names else "make one: ganline shard SOURCE --name NAME"
-        raise UserError(f"there is no dataset {name or repr(text)} in {storage.uri}; {there}")
+        raise UserError(f"there is no dataset {name or repr(text)} in {storage.name}; {there}")
     versions = [version.digest for version in all_versions(storage, name)]
     if not at:
         return _latest(storage, name, versions)

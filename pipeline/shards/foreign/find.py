@@ -95,5 +95,5 @@ def _listed(storage: Storage) -> dict[str, Entry]:
         entries = list(storage.list(""))
     except (OSError, UserError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0].partition(" as storage")[0]
-        raise UserError(f"cannot list {storage.uri}: {said}; give paths, or URIs of s3:// or gs://") from None
+        raise UserError(f"cannot list {storage.name}: {said}; give paths, or URIs of s3:// or gs://") from None
     return {entry.path.rpartition("/")[2]: entry for entry in entries if not entry.is_folder}
