@@ -2,7 +2,8 @@
 
     <run>/checkpoints/<step>-<nonce>/{*.safetensors, state.json, COMPLETE, KEEP}
 
-The nonce keeps the files of two attempts apart. `KEEP` is in what a finished run ended with. Nothing is ever unpickled.
+The nonce keeps the files of two attempts apart. `KEEP` is in what a finished run ended with. No checkpoint is ever
+unpickled.
 """
 
 import json

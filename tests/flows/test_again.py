@@ -1,7 +1,11 @@
 """The same command again: nothing is done twice, and a run is begun anew, made longer or refused as one asks."""
 
+import time
+
 import pytest
 from mlflow.tracking import MlflowClient
+
+from pipeline.storage import sha256
 
 
 @pytest.fixture(scope="module")
@@ -12,7 +16,12 @@ def finished(shared_ganline):
 
 
 def test_a_finished_run_is_not_trained_again_and_its_release_is_found(finished):
-    result = finished("run", "tiny.yaml", "--json")
+    # Ray's sockets lie in the temporary folder, and their names may have 107 letters: no Ray can start here.
+    no_ray = finished.folder / ("x" * 100)
+    no_ray.mkdir()
+    longer = finished("train", "tiny.yaml", "--set", "training.images=13000", TMPDIR=str(no_ray))
+    assert longer.code == 1 and "AF_UNIX" in longer.err
+    result = finished("run", "tiny.yaml", "--json", TMPDIR=str(no_ray))
     again = result.json
     assert again["dataset"]["shards_written"] == 0 and again["dataset"]["shards_reused"] > 0
     assert again["run"]["reused"] and again["run"]["resumed_from"] == again["run"]["images"]
@@ -34,11 +43,47 @@ def test_restart_begins_anew_and_images_can_grow(finished):
     assert anew["run"]["resumed_from"] == 0 and not anew["run"]["reused"]
     after = finished.checkpoints()[-1]
     assert after != before and (after / "ema.safetensors").read_bytes() == weights
-    more = finished("train", "tiny.yaml", "--set", "training.images=14000", "--json").json
+    more = finished("train", "tiny.yaml", "--set", "training.images=17000", "--json").json
     assert more["run"]["id"] == anew["run"]["id"]
     assert more["run"]["resumed_from"] == anew["run"]["images"] < more["run"]["images"]
+    assert after in finished.checkpoints()  # what a run ended with stays when it goes on
     runs = MlflowClient(f"sqlite:///{finished.root}/mlflow.db").search_runs(["1"])
     assert len(runs) == 2  # the one before the restart keeps its figures
+
+
+def test_each_command_on_a_model_does_what_it_says(finished):
+    """On the release of the first test and the longer run of the one above, looked at in the registry."""
+    client = MlflowClient(f"sqlite:///{finished.root}/mlflow.db")
+
+    def aliases() -> dict[str, int]:
+        return {alias: int(version) for alias, version in client.get_registered_model("tiny").aliases.items()}
+
+    measured = finished("evaluate", "tiny@1", "--json").json
+    logged = client.get_run(client.get_model_version("tiny", "1").run_id).data.metrics
+    assert measured["problem"] is None and {"frechet", "floor_recall"} <= set(measured["metrics"])
+    assert measured["metrics"].items() <= logged.items()
+
+    checkpoint = finished.checkpoints()[-1]
+    released = finished("release", checkpoint.parent.parent.name, "--json").json
+    assert released["metrics"]["frechet"] != measured["metrics"]["frechet"]
+    assert (released["release"]["version"], released["release"]["promoted"]) == (2, False)
+    tags = client.get_model_version("tiny", "2").tags
+    assert tags["ganline.weights.sha256"] == sha256((checkpoint / "ema.safetensors").read_bytes())
+    assert tags["ganline.reason"] == released["release"]["reason"]
+    assert "minimum_images" in tags["ganline.reason"] and tags["ganline.promoted"] == "false"
+    assert aliases() == {"champion": 1}
+
+    assert finished("promote", "tiny", "--version", 2, "--json").json["version"] == 2
+    assert aliases() == {"champion": 2, "previous": 1}
+    assert client.get_model_version("tiny", "2").tags["ganline.reason"].startswith("promoted by hand over version 1")
+    for now, other in ((1, 2), (2, 1)):
+        began = time.monotonic()
+        assert finished("rollback", "tiny", "--json").json["version"] == now
+        assert time.monotonic() - began < 10
+        assert aliases() == {"champion": now, "previous": other}
+    found = finished("lookup", "tiny", "--json").json
+    assert (found["version"], found["run_id"]) == (2, client.get_model_version("tiny", "2").run_id)
+    assert released["metrics"].items() <= found["metrics"].items()
 
 
 def test_a_second_driver_is_refused_and_leaves_the_first_alone(finished):
