@@ -68,7 +68,7 @@ MISTAKES = {
     "no model to roll back": (["rollback", "mnist"], {}, "registry", "ganline run"),
     "no run to evaluate": (["evaluate", "mnist-123"], {}, "registry", "ganline run"),
     "no run to release": (["release", "mnist-123"], {}, "mnist-123", "ganline run"),
-    "no dataset to verify": (["verify", "mnist"], {}, "mnist", "shard"),
+    "no dataset to verify": (["verify", "mnist"], {}, "mnist", "there are: own"),
     "no such tar": (["index", "own", "t-{00..03}.tar"], {}, "t-00.tar", "check"),
     "a folder of tars": (["index", "own", "images"], {}, "images", "*.tar"),
     "a key in a URI": (["index", "own", "s3://a:b@c/t.tar"], {}, "URI", "AWS_"),
