@@ -1,5 +1,6 @@
 """What every test may share. Nothing here starts by itself: Ray takes seconds, and most tests need none."""
 
+import os
 import shutil
 import tempfile
 import uuid
@@ -15,6 +16,7 @@ def ray_cluster() -> Iterator[None]:
     """One local Ray with two CPUs for the whole session; `pipeline.on_ray.cluster()` joins it."""
     import ray
 
+    os.environ.setdefault("RAY_worker_niceness", "0")  # or what else runs here goes first
     # Ray never clears its sessions away, and its sockets' paths are too long for pytest's own folders.
     folder = tempfile.mkdtemp(prefix="ganline-ray-")
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)

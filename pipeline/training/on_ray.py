@@ -5,6 +5,7 @@ to resume from is read from our own checkpoint store, so Ray's bookkeeping can b
 """
 
 import logging
+import os
 import uuid
 from dataclasses import dataclass
 from threading import Thread
@@ -30,6 +31,8 @@ _REPORT_SECONDS = 3.0
 _DEFAULT_CPU_WORKERS = 2
 _GROUP_RESTARTS = 3  # after a worker died
 _RAY_FOLDER = "cache/ray"
+# How often Ray Train looks after its workers: by its default of 2 s, every end and every death is noticed late.
+_POLL_SECONDS = "0.5"
 log = logging.getLogger(__name__)
 
 
@@ -76,6 +79,7 @@ def train_on_ray(storage: Storage, config: Config, plan: RunPlan) -> Trained:
 
 
 def _fit(storage: Storage, config: Config, plan: RunPlan) -> None:
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_SECONDS)
     workers, cpus_each, on_gpus = _share(config)
     # Ray refuses a second run in a folder that holds a first; what it keeps there is of no use afterwards.
     attempt = f"{plan.run}-{uuid.uuid4().hex[:8]}"
@@ -127,7 +131,7 @@ def _share(config: Config) -> tuple[int, int, bool]:
 
 
 def _worker(arguments: dict) -> None:
-    work(arguments["job"], ray.train.torch.get_device(), lambda figures: ray.train.report(figures))
+    work(arguments["job"], ray.train.torch.get_device())
 
 
 def _report(storage: Storage, config: Config, run: str) -> None:

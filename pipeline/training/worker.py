@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,11 +48,8 @@ class Job:
     threads: int
 
 
-def work(job: Job, device: torch.device, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Trains this rank's share from the newest checkpoint to the end, or to a stop.
-
-    `tell` is called on every rank at each checkpoint.
-    """
+def work(job: Job, device: torch.device) -> None:
+    """Trains this rank's share from the newest checkpoint to the end, or to a stop."""
     torch.set_num_threads(job.threads)
     config, training = job.config, job.config.training
     rank = dist.get_rank() if world_size() > 1 else 0
@@ -86,7 +82,7 @@ def work(job: Job, device: torch.device, tell: Callable[[dict[str, Any]], None])
             batches,
             batch=training.batch,
             total_steps=job.plan.total_steps,
-            periodic=_periodic(job, rank, state, clock, tell),
+            periodic=_periodic(job, rank, state, clock),
             clock=clock,
             wants_stop=_stop_poll(job) if rank == 0 else lambda: False,
         )
@@ -115,26 +111,18 @@ def _agree_on_checkpoint(job: Job, rank: int) -> CheckpointRef | None:
     return chosen[0]
 
 
-def _periodic(
-    job: Job, rank: int, state: TrainState, clock: Clock, tell: Callable[[dict[str, Any]], None]
-) -> list[Periodic]:
+def _periodic(job: Job, rank: int, state: TrainState, clock: Clock) -> list[Periodic]:
     training = job.config.training
-
-    def checkpoint(state: TrainState) -> None:
-        if rank == 0:
-            save_checkpoint(job.storage, job.plan.run, state, training.batch)
-        tell({"images": state.step * training.batch})
-
     if rank > 0:  # every rank keeps the same meter, since it is part of the state
-        return [
-            Periodic(training.log_every, lambda state: state.meter.clear()),
-            Periodic(training.checkpoint_every, checkpoint, at_stop=True),
-        ]
+        return [Periodic(training.log_every, lambda state: state.meter.clear())]
     telemetry = TelemetryFile(job.storage, job.plan.run, state.step * training.batch)
 
     def log_point(state: TrainState) -> None:
         figures = {**state.meter.take(), **clock.take(training.batch)}
         telemetry.append({"images": state.step * training.batch, "time": time.time(), "metrics": figures})
+
+    def checkpoint(state: TrainState) -> None:
+        save_checkpoint(job.storage, job.plan.run, state, training.batch)
 
     def grid(state: TrainState) -> None:
         images = state.step * training.batch

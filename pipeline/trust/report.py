@@ -15,7 +15,6 @@ from pipeline.progress import note
 from pipeline.shards.manifest import DatasetRef
 from pipeline.storage import Storage
 from pipeline.trust.facts import Facts, find_facts
-from pipeline.trust.plots import SHEET, aspect_plot, class_plot, contact_sheet, size_plot
 
 _LISTED = 30  # classes in a table
 
@@ -47,6 +46,8 @@ def _is_current(storage: Storage, dataset: DatasetRef) -> bool:
 
 
 def write_report(storage: Storage, dataset: DatasetRef) -> None:
+    from pipeline.trust.plots import contact_sheet
+
     facts, sheet = find_facts(storage, dataset), contact_sheet(storage, dataset)
     if sheet:
         storage.write(f"{dataset.folder}/report/contact.png", sheet)
@@ -55,6 +56,9 @@ def write_report(storage: Storage, dataset: DatasetRef) -> None:
 
 def page(facts: Facts, sheet: bytes | None) -> str:
     """The HTML, with its pictures in it. Every name from outside is escaped."""
+    # Only here: matplotlib takes half a second to import, and most commands find their report made.
+    from pipeline.trust.plots import SHEET, aspect_plot, class_plot, size_plot
+
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

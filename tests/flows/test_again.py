@@ -1,5 +1,6 @@
 """The same command again: nothing is done twice, and a run is begun anew, made longer or refused as one asks."""
 
+import signal
 import time
 
 import pytest
@@ -91,7 +92,9 @@ def test_a_second_driver_is_refused_and_leaves_the_first_alone(finished):
         lambda: any("runs/other-" in str(c) for c in finished.checkpoints()),
         "run", "tiny.yaml", "--set", "name=other",
     )  # fmt: skip
+    first.send_signal(signal.SIGSTOP)  # or it might be done before the second has begun
     second = finished("train", "tiny.yaml", "--set", "name=other")
+    first.send_signal(signal.SIGCONT)
     assert second.code == 2 and "is being trained already" in second.err
     _, err = first.communicate(timeout=120)
     assert first.returncode == 0, err

@@ -1,9 +1,8 @@
 """A small real dataset, and training on it in real process groups without Ray."""
 
 import json
+import multiprocessing
 import resource
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rank_main
 from PIL import Image
 
 from pipeline.config import Config
@@ -23,6 +23,10 @@ from pipeline.training.plan import plan_run
 from pipeline.training.telemetry import read_points
 
 _CLOCK = {"images_per_second", "data_wait_share"}
+# A process for each rank, forked from one that has imported what takes longer than the training: torch, and the
+# compiler that its optimizers load.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["pipeline.training.worker", "torch._dynamo"])
 
 
 @dataclass
@@ -67,10 +71,12 @@ class Trainer:
             "spec": plan.spec.to_dict(), "total_steps": plan.total_steps,
             "bf16": bf16, "init": str(init) if init else None, "stop_at": stop_at, "consumed": str(consumed),
         }  # fmt: skip
-        script = str(Path(__file__).parent / "rank_main.py")
-        command = [sys.executable, "-W", "error::FutureWarning", script, json.dumps(arguments)]
-        ranks = [subprocess.Popen([*command, str(rank), str(world)]) for rank in range(world)]
-        assert [process.wait(120) for process in ranks] == [0] * world
+        ranks = [_FORKS.Process(target=rank_main.main, args=(arguments, rank, world)) for rank in range(world)]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(300)
+        assert [process.exitcode for process in ranks] == [0] * world
         checkpoint = newest_checkpoint(self.storage, run)
         assert checkpoint is not None
         by_rank = [json.loads(Path(f"{consumed}.{rank}").read_text()) for rank in range(world)]

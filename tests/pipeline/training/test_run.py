@@ -133,7 +133,7 @@ def test_a_signal_after_the_last_step_still_stops_and_what_is_done_is_found(trai
     """While Ray Train takes its workers down, for instance."""
 
     def fit(storage, config, plan):
-        work(Job(storage, config, plan, threads=1), torch.device("cpu"), lambda told: None)
+        work(Job(storage, config, plan, threads=1), torch.device("cpu"))
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(on_ray, "cluster", nullcontext)

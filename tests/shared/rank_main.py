@@ -1,7 +1,7 @@
-"""One training process of a gloo group, as Ray would start it: reads a Job as JSON, writes what it consumed."""
+"""One training process of a gloo group, as Ray would start it; it writes what it consumed."""
 
 import json
-import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from pipeline.training.plan import RunPlan
 
 
 def main(arguments: dict, rank: int, world: int) -> None:
+    warnings.simplefilter("error", FutureWarning)  # torch tells of what it will drop
     if world > 1:
         dist.init_process_group("gloo", init_method=arguments["rendezvous"], rank=rank, world_size=world)
     plan = RunPlan(
@@ -41,12 +42,8 @@ def main(arguments: dict, rank: int, world: int) -> None:
     if arguments["stop_at"] is not None:  # as if the stop word were found then
         poll, steps = worker._stop_poll, iter(range(1, 10**9))
         worker._stop_poll = lambda job: poll(job) and (lambda: next(steps) == arguments["stop_at"])  # type: ignore
-    worker.work(job, torch.device("cpu"), lambda figures: None)
+    worker.work(job, torch.device("cpu"))
     with open(f"{arguments['consumed']}.{rank}", "w") as file:
         json.dump(consumed, file)
     if world > 1:
         dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
