@@ -4,10 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.made
 RESULTS := tests/benchmarks/results
+RUNS := tests/flows/test_resume.py tests/flows/test_again.py
 # The version that is tested here; the newest that has a CPU build without gigabytes of CUDA beside it.
 TORCH := 2.13.0
 
-.PHONY: demo test test-resume test-again test-commands test-parts bench fuzz quality lint lock clean
+.PHONY: demo test test-runs test-commands test-parts bench fuzz quality lint lock clean
 
 # The job itself on real images: shard, train, register, look up, generate.
 demo: $(STAMP)
@@ -27,18 +28,15 @@ bench: $(STAMP)
 	-$(BIN)/python tests/benchmarks/plan_memory.py --out $(RESULTS)/plan_memory.json
 	-$(BIN)/python tests/benchmarks/decoding.py
 
-# What starts whole commands mostly waits for services to start, so the four run side by side.
+# What starts whole commands waits a good part of its time for services to start, so the three run side by side.
 test: lint
-	$(MAKE) --no-print-directory --keep-going --jobs=4 --output-sync=target test-resume test-again test-commands test-parts
+	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target test-runs test-commands test-parts
 
-test-resume: $(STAMP)
-	$(BIN)/pytest tests/flows/test_resume.py
-
-test-again: $(STAMP)
-	$(BIN)/pytest tests/flows/test_again.py
+test-runs: $(STAMP)
+	$(BIN)/pytest $(RUNS)
 
 test-commands: $(STAMP)
-	$(BIN)/pytest tests/flows --ignore=tests/flows/test_resume.py --ignore=tests/flows/test_again.py
+	$(BIN)/pytest tests/flows $(RUNS:%=--ignore=%)
 
 test-parts: $(STAMP)
 	$(BIN)/pytest --ignore=tests/flows

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,9 +149,18 @@ def ganline(tmp_path: Path, prefect_url: str) -> Iterator[Ganline]:
     command.end_all()
 
 
-@pytest.fixture(scope="module")
-def shared_ganline(tmp_path_factory: pytest.TempPathFactory, prefect_url: str) -> Iterator[Ganline]:
-    """For tests that look at different sides of the same run."""
-    command = Ganline(tmp_path_factory.mktemp("shared"), PREFECT_API_URL=prefect_url)
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, prefect_url: str) -> Iterator[Ganline]:
+    """With one run that nobody stopped and that has been released, for tests that look at different sides of it."""
+    command = Ganline(tmp_path_factory.mktemp("finished"), PREFECT_API_URL=prefect_url)
+    assert command("run", command.tiny(), "--json").json["run"]["resumed_from"] == 0
+    assert command.left_running() == []
+    shutil.copytree(command.root / "runs", command.folder / "left-alone")
     yield command
     command.end_all()
+
+
+@pytest.fixture(scope="session")
+def left_alone(finished: Ganline) -> Path:
+    """The folder of runs as that one left it, whatever was done to it afterwards."""
+    return finished.folder / "left-alone"

@@ -3,17 +3,9 @@
 import signal
 import time
 
-import pytest
 from mlflow.tracking import MlflowClient
 
 from pipeline.storage import sha256
-
-
-@pytest.fixture(scope="module")
-def finished(shared_ganline):
-    """With one run that has been released."""
-    shared_ganline("run", shared_ganline.tiny(), "--json").json  # noqa: B018  asserts that it went well
-    return shared_ganline
 
 
 def test_a_finished_run_is_not_trained_again_and_its_release_is_found(finished):

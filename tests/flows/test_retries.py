@@ -5,47 +5,44 @@ import subprocess
 import sys
 import urllib.request
 
-import pytest
-
 FLOW = """
-import sys
 from prefect import flow
 from flows.release import _stage
 from pipeline import errors
 
-attempts = []
+def attempts(error):
+    made = []
 
-def fail():
-    attempts.append(1)
-    raise {error}
+    def fail():
+        made.append(1)
+        raise error
 
-@flow
-def night():
-    _stage(fail).with_options(retry_delay_seconds=0)()
+    @flow
+    def night():
+        _stage(fail).with_options(retry_delay_seconds=0)()
 
-try:
-    night()
-except BaseException as error:
-    print(type(error).__name__, len(attempts))
+    try:
+        night()
+    except BaseException as raised:
+        assert type(raised) is type(error), raised
+    return len(made)
+
+print(*map(attempts, [
+    errors.UserError("a mistake"),
+    errors.RunFailed("diverged"),
+    errors.Stopped("on a wish", 2),
+    errors.Unavailable("away"),
+    OSError("no space left"),
+]))
 """
 
 
-@pytest.mark.parametrize(
-    ("error", "attempts"),
-    [
-        ("errors.UserError('a mistake')", 1),
-        ("errors.RunFailed('diverged')", 1),
-        ("errors.Stopped('on a wish', 2)", 1),
-        ("errors.Unavailable('away')", 3),
-        ("OSError('no space left')", 3),
-    ],
-)
-def test_only_what_may_pass_is_tried_again(prefect_url, error, attempts):
+def test_only_what_may_pass_is_tried_again(prefect_url):
     done = subprocess.run(
-        [sys.executable, "-c", FLOW.format(error=error)],
+        [sys.executable, "-c", FLOW],
         env={**os.environ, "PREFECT_API_URL": prefect_url}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.stdout.split()[-2:] == [error.partition("(")[0].removeprefix("errors."), str(attempts)], done.stderr
+    assert done.stdout.split()[-5:] == ["1", "1", "1", "3", "3"], done.stderr
 
 
 SECRETIVE = """
