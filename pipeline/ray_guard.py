@@ -14,44 +14,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_MARK = "GANLINE_RAY"
 _ROUNDS = 50  # a fifth of a second each
 
 
 @contextmanager
 def guarded(folder: str) -> Iterator[None]:
-    """What is started within goes when this ends or this process dies, and `folder` with it (processes: on Linux)."""
+    """The Ray whose session is in `folder` goes when this ends or this process dies, the folder too (on Linux)."""
     # A session of its own: a Ctrl-C in the terminal is not meant for it.
     guard = subprocess.Popen([sys.executable, "-IS", __file__, folder], stdin=subprocess.PIPE, start_new_session=True)
-    before = os.environ.get(_MARK)
-    os.environ[_MARK] = folder
     try:
         yield
     finally:
-        del os.environ[_MARK]
-        if before is not None:
-            os.environ[_MARK] = before
         guard.communicate()  # closes its input
 
 
 def _main(folder: str) -> None:
+    driver = os.getppid()
     sys.stdin.buffer.read()  # until the driver's end is closed, by the driver or by the kernel
     for _ in range(_ROUNDS):
-        marked = list(_marked(folder))
-        for pid in marked:
+        left = [pid for pid in _processes(folder) if pid != driver]
+        for pid in left:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        if not marked:
+        if not left:
             break
         time.sleep(0.2)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _marked(folder: str) -> Iterator[int]:
-    mark = f"{_MARK}={folder}".encode()
+def _processes(folder: str) -> Iterator[int]:
+    """Those that hold a file there open: all of Ray's have a log, what its workers start inherits it, and the driver.
+
+    Not those that have a mark of ours in their environment: Ray's agents write their titles over it.
+    """
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile, or is another user's
-            if mark in (process / "environ").read_bytes().split(b"\0"):
+            if any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir()):
                 yield int(process.name)
 
 
