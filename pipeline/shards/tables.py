@@ -29,6 +29,7 @@ class Tables:
 
     def run(self, statements: str, given: pa.Table | None = None, **values: Any) -> None:
         """SQL with `values` in the place of {names}; `given` is a table of that name."""
+        pa.default_memory_pool().release_unused()  # what Arrow keeps for later is beside DuckDB's limit
         if given is not None:
             self._database.register("given", given)
         self._database.execute(statements.format(**{name: _literal(value) for name, value in values.items()}))
@@ -57,6 +58,7 @@ def publish(files: list[Path], to: Path, schema: pa.Schema, group: int) -> None:
         for tables in zip(*(_groups(reader, group) for reader in readers), strict=True):
             columns = {name: table[name] for table in tables for name in table.column_names}
             writer.write_table(pa.table({name: columns[name] for name in schema.names}).cast(schema), group)
+            pa.default_memory_pool().release_unused()  # or it grows with the rows
 
 
 def _groups(file: pq.ParquetFile, rows: int) -> Iterator[pa.Table]:
