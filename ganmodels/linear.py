@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 Map = Callable[[Tensor], Tensor]
+CACHED = 2**16  # values; measured on images of 32 to 128 pixels
 
 
 class _LinearMap(torch.autograd.Function):
@@ -39,6 +40,12 @@ def on_rows(images: Tensor, rows: Tensor, change: Callable[..., Tensor], *parame
     chosen = rows.nonzero()[:, 0]
     if not len(chosen):
         return images
-    index = chosen.to(images.device)
-    changed = change(images.index_select(0, index), *(rows_of[chosen].to(images.device) for rows_of in parameters))
-    return images.index_copy(0, index, changed)
+    # A processor's cache holds a few images' intermediate values, not a batch's.
+    at_once = max(CACHED // images[0].numel(), 1) if images.device.type == "cpu" else len(chosen)
+    changed = [
+        change(
+            images.index_select(0, part.to(images.device)), *(values[part].to(images.device) for values in parameters)
+        )
+        for part in chosen.split(at_once)
+    ]
+    return images.index_copy(0, chosen.to(images.device), torch.cat(changed))

@@ -26,18 +26,24 @@ def augmented(images: Tensor, plan: Plan) -> Tensor:
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
     wide = moved(wide, plan.geometry)
     wide = recoloured(wide, plan.colour)
-    wide = on_rows(wide, (plan.gains != 1).any(1), _filtered, plan.gains)
+    wide = _filtered(wide, plan.gains)
     wide = _with_noise(wide, plan)
     wide = on_rows(wide, plan.holes.isfinite().all(1), _with_hole, plan.holes)
     return wide.to(images.dtype).contiguous(memory_format=layout)
 
 
 def _filtered(images: Tensor, gains: Tensor) -> Tensor:
-    size = images.shape[-1]
-    # One matrix for rows and for columns: a band's gain acts along both axes.
-    parts = bands(size).to(gains.device).flatten(1)
-    matrix = (gains @ parts).view(-1, 1, size, size).to(images.dtype)
-    return linear_map(images, lambda x: matrix @ x @ matrix.mT, lambda y: matrix.mT @ y @ matrix)
+    size, rows = images.shape[-1], (gains != 1).any(1)
+    if not rows.any():
+        return images
+    parts = bands(size).to(images.device).flatten(1)
+
+    def change(images: Tensor, gains: Tensor) -> Tensor:
+        # One matrix for rows and for columns: a band's gain acts along both axes. Autocast leaves float64 alone.
+        matrix = (gains @ parts).view(-1, 1, size, size).to(images.dtype)
+        return linear_map(images, lambda x: matrix @ x @ matrix.mT, lambda y: matrix.mT @ y @ matrix)
+
+    return on_rows(images, rows, change, gains)
 
 
 def _with_noise(images: Tensor, plan: Plan) -> Tensor:

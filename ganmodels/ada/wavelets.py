@@ -103,21 +103,16 @@ def reflected(position: Tensor, last: float) -> Tensor:
 def bands(size: int) -> Tensor:
     """Matrices `(4, size, size)`, float64, that sum to the identity: up to pi/8, to pi/4, to pi/2, and to pi.
 
-    They are the wavelet bands of Karras et al. 2020, appendix B, reflected at the borders.
+    They are the wavelet bands of Karras et al. 2020, appendix B, mirrored at the borders.
     """
-    low = [_low(size, spacing) for spacing in (1, 2, 4)]
-    identity = torch.eye(size, dtype=torch.float64)
-    below, parts = identity, []
-    for half in low:
-        parts.append((identity - half) @ below)
-        below = half @ below
+    below, parts = torch.eye(size, dtype=torch.float64), []
+    for spacing in (1, 2, 4):
+        whole, below = below, _low(below, spacing)
+        parts.append(whole - below)
     return torch.stack([below, *reversed(parts)])
 
 
-def _low(size: int, spacing: int) -> Tensor:
-    matrix, here = torch.zeros(size, size, dtype=torch.float64), torch.arange(size)
-    for distance, tap in LOW.items():
-        for side in {-distance, distance}:
-            source = reflected(here + side * spacing, size - 1)
-            matrix.index_put_((here, source), torch.tensor(tap, dtype=torch.float64), accumulate=True)
-    return matrix
+def _low(rows: Tensor, spacing: int) -> Tensor:
+    here = torch.arange(len(rows))
+    taps = [(side, tap) for distance, tap in LOW.items() for side in sorted({-distance, distance})]
+    return torch.stack([tap * rows[reflected(here + side * spacing, len(rows) - 1)] for side, tap in taps]).sum(0)

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from ganmodels import linear
 from ganmodels.ada.pipeline import augmented
 from ganmodels.ada.plan import Ada, Plan, draw
 from ganmodels.randomness import generator
@@ -42,6 +43,18 @@ def test_each_image_is_augmented_by_itself(p):
         torch.testing.assert_close(together[rows], alone, rtol=0, atol=1e-13)
     same = [now.equal(before) for now, before in zip(together, x, strict=True)]
     assert 0 < sum(same) < 12 if p < 1 else not any(same)
+
+
+def test_how_many_are_taken_at_once_does_not_matter(monkeypatch):
+    x = drawn(6, 3, 16, 16).requires_grad_()
+    results = []
+    for cached in (1, 2 * x[0].numel(), 2**30):
+        monkeypatch.setattr(linear, "CACHED", cached)
+        y = augmented(x, plan_for(x, p=0.9))
+        results.append((y.detach(), torch.autograd.grad(y.pow(3).sum(), x)[0]))
+    for y, slope in results[1:]:
+        torch.testing.assert_close(y, results[0][0], rtol=0, atol=1e-13)
+        torch.testing.assert_close(slope, results[0][1], rtol=0, atol=1e-12)
 
 
 def test_the_same_plan_gives_the_same_bits():
