@@ -11,8 +11,8 @@ from gloo_ranks import GlooRanks
 
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory):
-    """Three processes for the whole session: starting one costs more than all that is asked of it."""
-    ranks = GlooRanks(3, tmp_path_factory.mktemp("gloo"))
+    """Four processes for the whole session: starting one costs more than all that is asked of it."""
+    ranks = GlooRanks(4, tmp_path_factory.mktemp("gloo"))
     yield ranks
     ranks.stop()
 
