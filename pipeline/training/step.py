@@ -34,7 +34,8 @@ def make_step(
     It takes this rank's uint8 images `(n, c, h, w)`, labels `(n,)` and whether this rank wants to stop, and
     returns the step's global means and whether any rank wants to stop: one collective shares both.
     """
-    device = next(state.generator.parameters()).device
+    weight = next(state.generator.parameters())
+    device, dtype = weight.device, weight.dtype
     world, rows = world_size(), training.batch // all_streams
     scale = world / training.batch
     objective = Objective(training.loss, training.label_smoothing, training.penalty_method)
@@ -55,16 +56,17 @@ def make_step(
         seen = state.step * training.batch
         _set_adam(state, training, seen)
         weights = lazily(_penalty_weights(training, seen), state.step, training.penalty_every)
-        real = [part.float().div_(127.5).sub_(1) for part in parts(images)]
+        real = [part.to(dtype).div_(127.5).sub_(1) for part in parts(images)]
         classes_of: Sequence[Tensor | None] = parts(labels) if spec.classes else [None] * training.accumulate
         noise = [latents(rows, spec.z_dim, training.seed, state.step, "noise", stream) for stream in streams]
+        z = parts(torch.cat(noise).to(dtype))
         mix: Sequence[Tensor | None] = [None] * training.accumulate
         if weights.gp > 0:
             drawn = [uniforms(rows, training.seed, state.step, "interpolation", stream) for stream in streams]
             mix = parts(torch.cat(drawn))
 
         state.discriminator.requires_grad_(False)
-        inputs_g = [(z, x, c, scale) for z, x, c in zip(parts(torch.cat(noise)), real, classes_of, strict=True)]
+        inputs_g = [(*given, scale) for given in zip(z, real, classes_of, strict=True)]
         loss_g, fake = _backward(generator_loss, inputs_g, autocast)
         _apply(state.optimizer_g)
 

@@ -132,13 +132,14 @@ def on_the_full_batch() -> tuple[Values, Values]:
         for penalty, method in TURNS:
             on_real, on_fake = discriminator(real, labels), discriminator(fake, labels)
             loss_d = written_out(loss, on_real, on_fake)[1]
-            r1 = r2 = gp = torch.zeros((), dtype=torch.float64)
+            nothing = torch.zeros((), dtype=torch.float64)
+            r1 = r2 = gp = nothing
             if penalty != "none":
                 images = at[penalty].clone().requires_grad_()
                 (slope,) = torch.autograd.grad(discriminator(images, labels).sum(), images, create_graph=True)
                 squares = slope.square().sum((1, 2, 3))
-                r1, r2 = (squares.sum() if penalty == key else r1 for key in ("r1", "r2"))
-                gp = (squares.sqrt() - 1).square().sum() if penalty == "gp" else gp
+                r1, r2 = (squares.sum() if penalty == key else nothing for key in ("r1", "r2"))
+                gp = (squares.sqrt() - 1).square().sum() if penalty == "gp" else nothing
                 loss_d = loss_d + EVERY * (0.7 / 2 * r1 + 0.3 / 2 * r2 + 0.2 * gp) / BATCH
             loss_d.backward()
             shared |= gradients(discriminator, f"{name} D {penalty} {method}")
