@@ -1,18 +1,58 @@
-"""Adversarial losses on logits, one value a row; callers take the mean over the global batch."""
+"""Adversarial losses on logits, one value a row; callers take the mean over the global batch.
+
+Each takes the logits of real and of generated rows, both `(n,)`, and returns `(n,)`.
+"""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
+
+from ganmodels.ranks import global_means
 
 
-def non_saturating_discriminator(real: Tensor, fake: Tensor) -> Tensor:
-    """-log D(x) - log(1 - D(G(z))) with D = sigmoid(logit) (Goodfellow et al. 2014)."""
-    return softplus(-real) + softplus(fake)
+def non_saturating_discriminator(real: Tensor, fake: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """-log D(x) - log(1 - D(G(z))) with D = sigmoid(logit) (Goodfellow et al. 2014).
+
+    Real rows are told to be real with probability `1 - label_smoothing`, in [0, 1) (Salimans et al. 2016).
+    """
+    return softplus(-real) + label_smoothing * real + softplus(fake)
 
 
 def non_saturating_generator(real: Tensor, fake: Tensor) -> Tensor:
     """-log D(G(z)) (Goodfellow et al. 2014); `real` is not used."""
     return softplus(-fake)
+
+
+def saturating_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """log(1 - D(G(z))), the generator's side of the minimax game (Goodfellow et al. 2014); `real` is not used."""
+    return -softplus(fake)
+
+
+def least_squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """((D(x) - 1)^2 + D(G(z))^2) / 2 (Mao et al. 2017)."""
+    return ((real - 1).square() + fake.square()) / 2
+
+
+def least_squares_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """(D(G(z)) - 1)^2 / 2 (Mao et al. 2017); `real` is not used."""
+    return (fake - 1).square() / 2
+
+
+def hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """max(0, 1 - D(x)) + max(0, 1 + D(G(z))) (Lim & Ye 2017)."""
+    return relu(1 - real) + relu(1 + fake)
+
+
+def wasserstein_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """D(G(z)) - D(x) (Arjovsky et al. 2017); wants a penalty on the slope of D."""
+    return fake - real
+
+
+def critic_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """-D(G(z)), for the hinge and the Wasserstein loss; `real` is not used."""
+    return -fake
 
 
 def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
@@ -25,19 +65,28 @@ def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
     return softplus(real - fake)
 
 
-LOSSES = {
+def relativistic_average_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Each row against the mean logit of the other kind over every rank (RaGAN, Jolicoeur-Martineau 2019)."""
+    real_mean, fake_mean = global_means(real, fake)
+    return softplus(fake_mean - real) + softplus(fake - real_mean)
+
+
+def relativistic_average_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """The discriminator's with the sides exchanged (RaGAN, Jolicoeur-Martineau 2019)."""
+    return relativistic_average_discriminator(fake, real)
+
+
+LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {  # the discriminator's, the generator's
+    "saturating": (non_saturating_discriminator, saturating_generator),
     "non_saturating": (non_saturating_discriminator, non_saturating_generator),
+    "least_squares": (least_squares_discriminator, least_squares_generator),
+    "hinge": (hinge_discriminator, critic_generator),
+    "wasserstein": (wasserstein_discriminator, critic_generator),
     "relativistic": (relativistic_discriminator, relativistic_generator),
+    "relativistic_average": (relativistic_average_discriminator, relativistic_average_generator),
 }
-
-
-def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """||grad_x D(x)||^2 of each row, `(n,)`: R1 on real images, R2 on fakes (Mescheder et al. 2018).
-
-    `images` must require grad and `logits` come from them; the result can be differentiated again.
-    """
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return at_least_float32(gradient).square().flatten(1).sum(1)
+SMOOTHED = ("saturating", "non_saturating")  # whose discriminator takes label_smoothing
+RELATIVISTIC = ("relativistic", "relativistic_average")  # whose generator looks at real rows
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -5,26 +5,9 @@ per-channel sums all-reduced in the forward and in the backward pass.
 """
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-
-def world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """Every rank's loss depends on the sum, so the gradient is summed too, and the gradient's gradient likewise."""
-
-    @staticmethod
-    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        return _SumOverRanks.apply(gradient)
+from ganmodels.ranks import sum_over_ranks
 
 
 class GlobalBatchNorm2d(nn.Module):
@@ -56,9 +39,7 @@ class GlobalBatchNorm2d(nn.Module):
         wide = x if x.dtype == torch.float64 else x.float()  # bf16 sums lose the variance
         width = x.shape[1]
         rows = wide.new_full((1,), x.numel() / width)
-        sums = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), rows])
-        if world_size() > 1:
-            sums = _SumOverRanks.apply(sums)
+        sums = sum_over_ranks(torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), rows]))
         mean = sums[:width] / sums[-1]
         var = (sums[width:-1] / sums[-1] - mean.square()).clamp_min(0)
         with torch.no_grad():

@@ -1,29 +1,49 @@
 """Objective modules: one whole loss in one `forward`, so that DDP wraps all of it.
 
-A gradient penalty's double backward is then part of DDP's ordinary backward; a penalty-only backward
+A penalty's part of the gradients is then part of DDP's ordinary backward; a penalty-only backward
 under DDP fails. Each rank returns `sum of its rows x world / global batch`: DDP's mean over the ranks
 is the mean over the global batch, however unevenly the rows are spread.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ganmodels.losses import LOSSES, at_least_float32, gradient_penalty
+from ganmodels.losses import LOSSES, RELATIVISTIC, at_least_float32
+from ganmodels.penalties import Charge, Weights, between, exact, finite_difference, one_centred, zero_centred
+
+View = Callable[[Tensor], Tensor]  # images `(n, channels, r, r)` to images, differentiable, drawn already
+
+SUMS = ("logit_real", "logit_fake", "sign_real", "r1", "r2", "gp")  # what a discriminator's turn reports
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Which loss, and the penalties' weights: `r1 / 2 * |grad D(x)|^2` every `penalty_every` steps.
-
-    A lazy penalty is multiplied by its period, so its mean weight does not change (Karras et al. 2020).
-    """
+    """Which of `losses.LOSSES`, and which of `penalties.METHODS` takes the penalties."""
 
     loss: str = "non_saturating"
-    r1: float = 0.0
-    r2: float = 0.0
-    penalty_every: int = 1
+    label_smoothing: float = 0.0
+    penalty_method: str = "exact"
+
+
+def plainly(images: Tensor) -> Tensor:
+    return images
+
+
+@dataclass(frozen=True)
+class Views:
+    """How the discriminator sees images: augmented, or as they are. Penalties are on slopes in the images
+    before that; those between real and fake are seen through the real ones' view.
+    """
+
+    real: View = plainly
+    fake: View = plainly
+
+
+AS_THEY_ARE = Views()
 
 
 class GeneratorObjective(nn.Module):
@@ -36,36 +56,70 @@ class GeneratorObjective(nn.Module):
     def __init__(self, generator: nn.Module, discriminator: nn.Module, objective: Objective):
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
-        self.needs_real = objective.loss.startswith("relativistic")
+        self.needs_real = objective.loss in RELATIVISTIC
         self.loss = LOSSES[objective.loss][1]
 
-    def forward(self, z: Tensor, real: Tensor, labels: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, z: Tensor, real: Tensor, labels: Tensor | None, scale: float, views: Views = AS_THEY_ARE
+    ) -> tuple[Tensor, Tensor]:
         fake = self.generator(z, labels)
-        fake_logits = at_least_float32(self.discriminator(fake, labels))
-        real_logits = at_least_float32(self.discriminator(real, labels)) if self.needs_real else fake_logits
+        fake_logits = at_least_float32(self.discriminator(views.fake(fake), labels))
+        real_logits = fake_logits
+        if self.needs_real:
+            real_logits = at_least_float32(self.discriminator(views.real(real), labels))
         rows = self.loss(real_logits, fake_logits)
         return rows.sum() * scale, fake.detach()
 
 
 class DiscriminatorObjective(nn.Module):
-    """`forward` returns the scalar loss, and row sums `(4,)` of real logit, fake logit, R1 and R2."""
+    """`forward` returns the scalar loss, and sums over the rows `(6,)` of what `SUMS` names: logits, the signs of
+    the real ones, and penalties, unweighted and zero where the weights are.
+    """
 
     def __init__(self, discriminator: nn.Module, objective: Objective):
         super().__init__()
         self.discriminator, self.objective = discriminator, objective
         self.loss = LOSSES[objective.loss][0]
+        if objective.label_smoothing:
+            self.loss = partial(self.loss, label_smoothing=objective.label_smoothing)
 
     def forward(
-        self, real: Tensor, fake: Tensor, labels: Tensor | None, scale: float, penalise: bool
+        self,
+        real: Tensor,
+        fake: Tensor,
+        labels: Tensor | None,
+        scale: float,
+        weights: Weights,
+        mix: Tensor | None = None,
+        views: Views = AS_THEY_ARE,
     ) -> tuple[Tensor, Tensor]:
-        recipe = self.objective
-        with_r1, with_r2 = penalise and recipe.r1 > 0, penalise and recipe.r2 > 0
-        real, fake = real.detach().requires_grad_(with_r1), fake.detach().requires_grad_(with_r2)
-        real_logits = at_least_float32(self.discriminator(real, labels))
-        fake_logits = at_least_float32(self.discriminator(fake, labels))
+        """`mix` `(n,)` in [0, 1) says where between real and fake WGAN-GP is taken; without `weights.gp` none."""
+        on_real, on_fake = self._through(views.real, labels), self._through(views.fake, labels)
+        twice = self.objective.penalty_method == "exact"
+        real, fake = real.detach(), fake.detach()
+        real.requires_grad_(twice and weights.r1 > 0)
+        fake.requires_grad_(twice and weights.r2 > 0)
+        real_logits, fake_logits = on_real(real), on_fake(fake)
         total = self.loss(real_logits, fake_logits).sum()
-        r1 = gradient_penalty(real_logits, real).sum() if with_r1 else total.new_zeros(())
-        r2 = gradient_penalty(fake_logits, fake).sum() if with_r2 else total.new_zeros(())
-        total = total + (recipe.r1 / 2 * r1 + recipe.r2 / 2 * r2) * recipe.penalty_every
-        sums = torch.stack([real_logits.sum(), fake_logits.sum(), r1, r2]).detach()
-        return total * scale, sums
+        r1 = r2 = gp = total.new_zeros(())
+        if weights.r1 > 0:
+            r1 = self._penalty(on_real, real, zero_centred, real_logits)
+        if weights.r2 > 0:
+            r2 = self._penalty(on_fake, fake, zero_centred, fake_logits)
+        total = total + (weights.r1 / 2 * r1 + weights.r2 / 2 * r2) * weights.times
+        if weights.gp > 0:
+            assert mix is not None
+            mixed = between(real.detach(), fake.detach(), mix).requires_grad_(twice)
+            gp = self._penalty(on_real, mixed, one_centred)
+            total = total + weights.gp * gp * weights.times
+        sums = [real_logits.sum(), fake_logits.sum(), real_logits.sign().sum(), r1, r2, gp]
+        return total * scale, torch.stack(sums).detach()
+
+    def _through(self, view: View, labels: Tensor | None) -> View:
+        return lambda images: at_least_float32(self.discriminator(view(images), labels))
+
+    def _penalty(self, discriminate: View, images: Tensor, charge: Charge, logits: Tensor | None = None) -> Tensor:
+        """Summed over the rows; `logits` are those of `images` where they are known already."""
+        if self.objective.penalty_method == "finite_difference":
+            return finite_difference(discriminate, images, charge).sum()
+        return exact(discriminate(images) if logits is None else logits, images, charge).sum()

@@ -29,6 +29,11 @@ def latents(count: int, z_dim: int, *key: Key) -> torch.Tensor:
     return torch.randn(count, z_dim, generator=generator(*key))
 
 
+def uniforms(count: int, *key: Key) -> torch.Tensor:
+    """Numbers `(count,)` spread evenly over [0, 1), float32."""
+    return torch.rand(count, generator=generator(*key))
+
+
 def image_latents(first: int, count: int, z_dim: int, seed: int) -> torch.Tensor:
     """Latents `(count, z_dim)` of images `first .. first + count - 1`.
 

@@ -21,13 +21,18 @@ from pydantic import (
     model_validator,
 )
 
+from ganmodels.losses import SMOOTHED
 from ganmodels.spec import NetworkSpec, pyramid
 from pipeline.digest import digest
 from pipeline.errors import UserError
 from pipeline.ingest.problems import Policy, complete_policies
+from pipeline.scheduled import Decay, ScheduledDecay, ScheduledRate, ScheduledWeight
 
 # Marks a key that does not change the weights, so it is no part of a run's identity.
 OPERATIONAL: dict[str, Any] = {"operational": True}
+
+# Marks a key that came after the first runs: at its default it does not count, so that they keep their names.
+LATER: dict[str, Any] = {"later": True}
 
 # Goes into every run's identity: raise it when a change of the code changes the weights.
 NUMERICS_VERSION = 2
@@ -43,7 +48,6 @@ def _not_taken(name: str) -> str:
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"), AfterValidator(_not_taken)]
 Positive = Annotated[StrictInt, Field(gt=0)]  # else `true` would be 1
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -52,11 +56,19 @@ class Section(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """The keys that change the weights."""
+        return {key: value for key, value in self.counted().items() if not self._is(key, OPERATIONAL)}
+
+    def counted(self) -> dict[str, Any]:
+        """Every key, but those that came later and say nothing new."""
         return {
             key: value
             for key, value in self.model_dump(mode="json").items()
-            if not (type(self).model_fields[key].json_schema_extra or {}).get("operational")  # type: ignore[union-attr]
+            if not self._is(key, LATER) or getattr(self, key) != type(self).model_fields[key].default
         }
+
+    def _is(self, key: str, mark: dict[str, Any]) -> bool:
+        extra = type(self).model_fields[key].json_schema_extra
+        return isinstance(extra, dict) and mark.items() <= extra.items()
 
 
 def _network_resolution(value: int | None) -> int | None:
@@ -182,14 +194,34 @@ class Training(Section):
 
     images: Positive = Field(200_000, json_schema_extra=OPERATIONAL, description="real images seen in all")
     batch: Positive = Field(64, description="images a step, over all workers")
-    loss: Literal["non_saturating", "relativistic"] = "non_saturating"
-    r1: Weight = Field(1.0, description="gamma of R1, on real images")
-    r2: Weight = Field(0.0, description="gamma of R2, on generated images")
+    accumulate: Positive = Field(
+        1, json_schema_extra=LATER,
+        description="parts that a step takes one after the other, to need less memory; each is a batch of its own to"
+        " what looks across rows, such as batch normalisation",
+    )  # fmt: skip
+    loss: Literal[
+        "saturating", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic", "relativistic_average"
+    ] = "non_saturating"
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, json_schema_extra=LATER, description="real images are told to be real with 1 less this"
+    )
+    r1: ScheduledWeight = Field(1.0, description="gamma of R1, on real images; a number or a schedule")
+    r2: ScheduledWeight = Field(0.0, description="gamma of R2, on generated images; a number or a schedule")
+    gp: ScheduledWeight = Field(
+        0.0, json_schema_extra=LATER, description="weight of WGAN-GP, between the two; a number or a schedule"
+    )
     penalty_every: Positive = Field(4, description="steps from one penalty to the next")
-    learning_rate: float = Field(5e-4, gt=0, allow_inf_nan=False)
-    beta1: float = Field(0.0, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1)
-    ema_half_life: Weight = Field(10_000, description="images until a weight counts half in the average")
+    penalty_method: Literal["exact", "finite_difference"] = Field(
+        "exact", json_schema_extra=LATER, description="finite_difference needs no double backward, and more passes"
+    )
+    learning_rate: ScheduledRate = Field(5e-4, description="of Adam; a number or a schedule")
+    beta1: Decay = 0.0
+    beta2: ScheduledDecay = Field(0.99, description="of Adam; a number or a schedule")
+    ema_half_life: ScheduledWeight = Field(
+        10_000,
+        description="images until a weight counts half in the average: a number, at most a twentieth of the images"
+        " seen; or a schedule, as it says",
+    )
     seed: StrictInt = Field(0, ge=0)
     init: str | None = Field(
         None,
@@ -201,6 +233,12 @@ class Training(Section):
     log_every: Positive = Field(2_000, json_schema_extra=OPERATIONAL, description="images between telemetry points")
     checkpoint_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between checkpoints")
     evaluate_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between sample grids")
+
+    @model_validator(mode="after")
+    def _smooths_labels(self) -> "Training":
+        if self.label_smoothing and self.loss not in SMOOTHED:
+            raise ValueError(f"label_smoothing has no meaning for loss {self.loss}; it is for {', '.join(SMOOTHED)}")
+        return self
 
 
 class Evaluation(Section):
@@ -249,6 +287,12 @@ class Config(Section):
             raise ValueError(
                 f"training.batch {self.training.batch} is not a multiple of data.streams {self.data.streams}"
             )
+        rows = self.training.batch // self.data.streams
+        if rows % self.training.accumulate:
+            raise ValueError(
+                f"training.accumulate {self.training.accumulate} does not divide the {rows} rows that"
+                f" training.batch {self.training.batch} gives each of data.streams {self.data.streams}"
+            )
         if (self.cluster.workers or 1) > self.data.streams:
             raise ValueError(f"cluster.workers {self.cluster.workers} is more than data.streams {self.data.streams}")
         return self
@@ -291,7 +335,8 @@ class Config(Section):
         return f"{self.name}-{digest(parts)[:12]}"
 
     def digest(self) -> str:
-        return digest(self.model_dump(mode="json"))
+        sections = {key: value.counted() for key, value in self if isinstance(value, Section)}
+        return digest({**self.model_dump(mode="json"), **sections})
 
 
 def presets() -> list[str]:
@@ -355,7 +400,8 @@ def _override(values: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> str:
     problems = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
+        # In brackets stands which of two forms a value was taken for.
+        where = ".".join(part for part in problem["loc"] if isinstance(part, str) and not part.startswith("("))
         if problem["type"] == "extra_forbidden":
             said = "no such key; `ganline config show mnist` lists them all"
         elif problem["type"] == "missing":

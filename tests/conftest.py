@@ -5,10 +5,14 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from faulty_proxy import FaultyProxy, faulty_proxy
 from s3_server import CLIENT_ENVIRONMENT, s3_server, s3_uri
+
+if TYPE_CHECKING:
+    from gloo_ranks import GlooRanks
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +27,16 @@ def ray_cluster() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[GlooRanks]":
+    """Four processes for the whole session: starting one costs more than all that is asked of it."""
+    from gloo_ranks import GlooRanks
+
+    ranks = GlooRanks(4, tmp_path_factory.mktemp("gloo"))
+    yield ranks
+    ranks.stop()
 
 
 @pytest.fixture(scope="session")

@@ -82,11 +82,9 @@ def fresh_state(spec: NetworkSpec, training: Training, device: torch.device) -> 
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
 
-    def adam(network: nn.Module) -> torch.optim.Adam:
-        betas = (training.beta1, training.beta2)
-        return torch.optim.Adam(network.parameters(), lr=training.learning_rate, betas=betas, fused=True)
-
-    return TrainState(generator, discriminator, ema, adam(generator), adam(discriminator))
+    # Each step sets their rate and betas.
+    optimizer_g, optimizer_d = (torch.optim.Adam(n.parameters(), fused=True) for n in (generator, discriminator))
+    return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d)
 
 
 def _adam_tensors(optimizer: torch.optim.Adam, network: nn.Module) -> dict[str, torch.Tensor]:

@@ -3,23 +3,27 @@
 The generator moves first and hands its fakes on, so each step pays for one generator pass, not two.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ganmodels.ema import ema_decay, update_ema
-from ganmodels.norm import world_size
-from ganmodels.objective import DiscriminatorObjective, GeneratorObjective, Objective
-from ganmodels.randomness import latents
+from ganmodels.objective import SUMS, DiscriminatorObjective, GeneratorObjective, Objective
+from ganmodels.penalties import Weights, lazily
+from ganmodels.randomness import latents, uniforms
+from ganmodels.ranks import world_size
 from ganmodels.spec import NetworkSpec
 from pipeline.config import Training
+from pipeline.scheduled import Schedule, value_at
 from pipeline.training.state import TrainState
 
-Step = Callable[[torch.Tensor, torch.Tensor, bool], tuple[dict[str, float], bool]]
+Step = Callable[[Tensor, Tensor, bool], tuple[dict[str, float], bool]]
 
 
 def make_step(
@@ -30,10 +34,11 @@ def make_step(
     It takes this rank's uint8 images `(n, c, h, w)`, labels `(n,)` and whether this rank wants to stop, and
     returns the step's global means and whether any rank wants to stop: one collective shares both.
     """
-    device = next(state.generator.parameters()).device
+    weight = next(state.generator.parameters())
+    device, dtype = weight.device, weight.dtype
     world, rows = world_size(), training.batch // all_streams
     scale = world / training.batch
-    objective = Objective(training.loss, training.r1, training.r2, training.penalty_every)
+    objective = Objective(training.loss, training.label_smoothing, training.penalty_method)
     # The discriminator is frozen while the generator's objective is wrapped, so that DDP reduces only G's weights.
     state.discriminator.requires_grad_(False)
     generator_loss = _distributed(GeneratorObjective(state.generator, state.discriminator, objective))
@@ -43,37 +48,44 @@ def make_step(
     def autocast() -> AbstractContextManager:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
-    def step(images: torch.Tensor, labels: torch.Tensor, stop: bool) -> tuple[dict[str, float], bool]:
-        penalise = state.step % training.penalty_every == 0 and (training.r1 > 0 or training.r2 > 0)
-        real = images.to(device, non_blocking=True).float().div_(127.5).sub_(1)
-        classes_of = labels.to(device, non_blocking=True) if spec.classes else None
+    def parts(tensor: Tensor) -> list[Tensor]:
+        """Of this rank's rows, on its device: each an equal share of every stream's."""
+        return _parts(tensor.to(device, non_blocking=True), len(streams), training.accumulate)
+
+    def step(images: Tensor, labels: Tensor, stop: bool) -> tuple[dict[str, float], bool]:
+        seen = state.step * training.batch
+        _set_adam(state, training, seen)
+        weights = lazily(_penalty_weights(training, seen), state.step, training.penalty_every)
+        real = [part.to(dtype).div_(127.5).sub_(1) for part in parts(images)]
+        classes_of: Sequence[Tensor | None] = parts(labels) if spec.classes else [None] * training.accumulate
         noise = [latents(rows, spec.z_dim, training.seed, state.step, "noise", stream) for stream in streams]
-        z = torch.cat(noise).to(device, non_blocking=True)
+        z = parts(torch.cat(noise).to(dtype))
+        mix: Sequence[Tensor | None] = [None] * training.accumulate
+        if weights.gp > 0:
+            drawn = [uniforms(rows, training.seed, state.step, "interpolation", stream) for stream in streams]
+            mix = parts(torch.cat(drawn))
 
         state.discriminator.requires_grad_(False)
-        with autocast():
-            loss_g, fake = generator_loss(z, real, classes_of, scale)
-        loss_g.backward()
+        inputs_g = [(*given, scale) for given in zip(z, real, classes_of, strict=True)]
+        loss_g, fake = _backward(generator_loss, inputs_g, autocast)
         _apply(state.optimizer_g)
 
         state.discriminator.requires_grad_(True)
-        with autocast():
-            loss_d, sums = discriminator_loss(real, fake, classes_of, scale, penalise)
-        loss_d.backward()
+        inputs_d = [(x, y, c, scale, weights, m) for x, y, c, m in zip(real, fake, classes_of, mix, strict=True)]
+        loss_d, sums = _backward(discriminator_loss, inputs_d, autocast)
         _apply(state.optimizer_d)
 
         state.step += 1
-        decay = ema_decay(training.batch, state.step * training.batch, training.ema_half_life)
-        update_ema(state.ema, state.generator, decay)
+        update_ema(state.ema, state.generator, _ema_decay(training, seen))
 
-        shared = torch.stack([loss_g.detach() / scale, loss_d.detach() / scale, *sums, sums.new_tensor(float(stop))])
+        shared = torch.stack([loss_g / scale, loss_d / scale, *sum(sums), loss_d.new_tensor(float(stop))])
         if world > 1:
             dist.all_reduce(shared)
-        loss_g_mean, loss_d_mean, real_mean, fake_mean, r1, r2 = (shared[:-1].double() / training.batch).tolist()
-        figures = {"loss_g": loss_g_mean, "loss_d": loss_d_mean, "logit_real": real_mean, "logit_fake": fake_mean}
-        if penalise:
-            figures |= {"r1": r1} if training.r1 > 0 else {}
-            figures |= {"r2": r2} if training.r2 > 0 else {}
+        means = (shared[:-1].double() / training.batch).tolist()
+        figures = dict(zip(("loss_g", "loss_d", *SUMS), means, strict=True))
+        for penalty in ("r1", "r2", "gp"):
+            if not getattr(weights, penalty):
+                del figures[penalty]
         return figures, bool(shared[-1] > 0)
 
     return step
@@ -87,6 +99,48 @@ def _distributed(objective: nn.Module) -> nn.Module:
     return DistributedDataParallel(
         objective, find_unused_parameters=True, forward_sync_buffers=False, gradient_as_bucket_view=True
     )
+
+
+def _parts(tensor: Tensor, streams: int, count: int) -> list[Tensor]:
+    """`count` equal shares of the rows, each with as many of every stream, whose rows follow one another."""
+    if count == 1:
+        return [tensor]
+    pieces = tensor.split(len(tensor) // streams // count)
+    return [torch.cat(pieces[part::count]) for part in range(count)]
+
+
+def _backward(objective: nn.Module, inputs: Sequence[tuple], autocast: Callable) -> tuple[Tensor, list[Any]]:
+    """Backward of each part's loss in turn; the ranks add up their gradients once, with the last.
+
+    Returns the losses' sum and what else each part gave.
+    """
+    losses, rest = [], []
+    for index, given in enumerate(inputs):
+        last = index == len(inputs) - 1
+        with nullcontext() if last or not isinstance(objective, DistributedDataParallel) else objective.no_sync():
+            with autocast():
+                loss, other = objective(*given)
+            loss.backward()
+        losses.append(loss.detach())
+        rest.append(other)
+    return torch.stack(losses).sum(), rest
+
+
+def _penalty_weights(training: Training, images: int) -> Weights:
+    return Weights(value_at(training.r1, images), value_at(training.r2, images), value_at(training.gp, images))
+
+
+def _set_adam(state: TrainState, training: Training, images: int) -> None:
+    for optimizer in (state.optimizer_g, state.optimizer_d):
+        for group in optimizer.param_groups:
+            group["lr"] = value_at(training.learning_rate, images)
+            group["betas"] = (training.beta1, value_at(training.beta2, images))
+
+
+def _ema_decay(training: Training, images: int) -> float:
+    """A schedule ramps up as it says, and not otherwise."""
+    ramp = {"ramp": math.inf} if isinstance(training.ema_half_life, Schedule) else {}
+    return ema_decay(training.batch, images + training.batch, value_at(training.ema_half_life, images), **ramp)
 
 
 def _apply(optimizer: torch.optim.Optimizer) -> None:

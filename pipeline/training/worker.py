@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from ganmodels.norm import world_size
+from ganmodels.ranks import world_size
 from ganmodels.saving import from_bytes, load_into
 from pipeline.config import Config
 from pipeline.shards.batches import StreamBatches

@@ -1,20 +1,5 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.append(str(Path(__file__).parent))  # spawned ranks inherit it, and find gloo_ranks by its name
-
-from gloo_ranks import GlooRanks
-
-
-@pytest.fixture(scope="session")
-def ranks(tmp_path_factory):
-    """Three processes for the whole session: starting one costs more than all that is asked of it."""
-    ranks = GlooRanks(3, tmp_path_factory.mktemp("gloo"))
-    yield ranks
-    ranks.stop()
 
 
 @pytest.fixture(autouse=True, scope="module")

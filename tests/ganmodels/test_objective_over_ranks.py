@@ -1,25 +1,29 @@
 """DDP's gradients at any world size are those of the plain mean over the full batch, written out here."""
 
 from collections.abc import Iterable
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid
 from torch.nn.parallel import DistributedDataParallel
 
 from ganmodels.losses import LOSSES
 from ganmodels.networks import FAMILIES, build_discriminator, build_generator
 from ganmodels.objective import DiscriminatorObjective, GeneratorObjective, Objective
+from ganmodels.penalties import METHODS, Weights, lazily
 from ganmodels.randomness import generator as keyed
-from ganmodels.randomness import latents
+from ganmodels.randomness import latents, uniforms
 from ganmodels.spec import NetworkSpec
 from pipeline.shards.order import streams_of
 
-STREAMS, ROWS = 8, 2  # over three ranks: 4, 6 and 6 rows
+STREAMS, ROWS = 8, 1  # over three ranks: 2, 3 and 3 rows
 BATCH = STREAMS * ROWS
-R1, R2, EVERY = 0.7, 0.3, 4
+EVERY = 4
+PENALTIES = {"none": Weights(), "r1": Weights(r1=0.7), "r2": Weights(r2=0.3), "gp": Weights(gp=0.2)}
+TURNS = [("none", "exact"), *product(["r1", "r2", "gp"], METHODS)]
 
 Values = dict[str, np.ndarray]
 
@@ -35,12 +39,13 @@ def networks(family: str) -> tuple[nn.Module, nn.Module]:
     return pair
 
 
-def rows_of(streams: Iterable[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Noise, images and labels of these streams."""
+def rows_of(streams: Iterable[int]) -> tuple[torch.Tensor, ...]:
+    """Noise, images, labels and places between real and fake of these streams."""
     z = [latents(ROWS, 5, 0, "noise", stream) for stream in streams]
     real = [torch.rand(ROWS, 1, 16, 16, generator=keyed(0, "real", stream)) for stream in streams]
     labels = [torch.randint(3, (ROWS,), generator=keyed(0, "label", stream)) for stream in streams]
-    return torch.cat(z).double(), torch.cat(real).double() * 2 - 1, torch.cat(labels)
+    mix = [uniforms(ROWS, 0, "mix", stream) for stream in streams]
+    return torch.cat(z).double(), torch.cat(real).double() * 2 - 1, torch.cat(labels), torch.cat(mix).double()
 
 
 def gradients(network: nn.Module, prefix: str) -> Values:
@@ -50,8 +55,8 @@ def gradients(network: nn.Module, prefix: str) -> Values:
     return values
 
 
-def statistics(network: nn.Module) -> Values:
-    return {name: value.numpy().copy() for name, value in network.named_buffers()}
+def statistics(network: nn.Module, prefix: str) -> Values:
+    return {f"{prefix} {name}": value.numpy().copy() for name, value in network.named_buffers()}
 
 
 def distributed(objective: nn.Module, world: int) -> nn.Module:
@@ -63,82 +68,136 @@ def distributed(objective: nn.Module, world: int) -> nn.Module:
     )
 
 
-def on_a_rank(rank: int, world: int, family: str, loss: str) -> tuple[Values, Values]:
-    """Two steps' turns, with the lazy penalties and without; what all ranks share, and this rank's own sums."""
-    z, real, labels = rows_of(streams_of(rank, world, STREAMS))
-    generator, discriminator = networks(family)
-    objective, scale = Objective(loss, R1, R2, EVERY), world / BATCH
-    discriminator.requires_grad_(False)
-    generator_loss = distributed(GeneratorObjective(generator, discriminator, objective), world)
-    discriminator.requires_grad_(True)
-    discriminator_loss = distributed(DiscriminatorObjective(discriminator, objective), world)
-    shared, own = {}, {}
-    for penalise in (True, False):
+def on_a_rank(rank: int, world: int) -> tuple[Values, Values]:
+    """Every turn there is; what all ranks share, and this rank's own losses and sums."""
+    z, real, labels, mix = rows_of(streams_of(rank, world, STREAMS))
+    scale, shared, own = world / BATCH, {}, {}
+    for family, loss in product(FAMILIES, LOSSES):
+        generator, discriminator = networks(family)
         discriminator.requires_grad_(False)
+        generator_loss = distributed(GeneratorObjective(generator, discriminator, Objective(loss)), world)
         loss_g, fake = generator_loss(z, real, labels, scale)
         loss_g.backward()
+        name = f"{family} {loss}"
         assert all(weight.grad is None for weight in discriminator.parameters())
+        shared |= gradients(generator, f"{name} G") | statistics(generator, name)
+        own[f"{name} G"] = loss_g.detach().numpy()[None] / world
         discriminator.requires_grad_(True)
-        loss_d, sums = discriminator_loss(real, fake, labels, scale, penalise)
-        loss_d.backward()
-        shared |= gradients(generator, f"G {penalise}") | gradients(discriminator, f"D {penalise}")
-        own[f"losses {penalise}"] = torch.stack([loss_g, loss_d]).detach().numpy() / world
-        own[f"sums {penalise}"] = sums.numpy()
-    return shared | statistics(generator), own
+        wrapped = {
+            method: distributed(DiscriminatorObjective(discriminator, Objective(loss, 0, method)), world)
+            for method in METHODS
+        }
+        for penalty, method in TURNS:
+            weights = lazily(PENALTIES[penalty], 0, EVERY)
+            loss_d, sums = wrapped[method](real, fake, labels, scale, weights, mix)
+            loss_d.backward()
+            shared |= gradients(discriminator, f"{name} D {penalty} {method}")
+            own[f"{name} D {penalty} {method}"] = np.append(sums.numpy(), loss_d.detach() / world)
+    return shared, own
 
 
-def on_the_full_batch(family: str, loss: str) -> tuple[Values, Values]:
-    z, real, labels = rows_of(range(STREAMS))
-    generator, discriminator = networks(family)
+def written_out(loss: str, real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The generator's loss and the discriminator's, over the full batch."""
+    told_apart = -logsigmoid(real).mean() - logsigmoid(-fake).mean()
+    against = real - fake.mean(), fake - real.mean()
+    return {
+        "saturating": (logsigmoid(-fake).mean(), told_apart),
+        "non_saturating": (-logsigmoid(fake).mean(), told_apart),
+        "least_squares": (((fake - 1) ** 2).mean() / 2, ((real - 1) ** 2).mean() / 2 + (fake**2).mean() / 2),
+        "hinge": (-fake.mean(), (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()),
+        "wasserstein": (-fake.mean(), fake.mean() - real.mean()),
+        "relativistic": (-logsigmoid(fake - real).mean(), -logsigmoid(real - fake).mean()),
+        "relativistic_average": (
+            -logsigmoid(against[1]).mean() - logsigmoid(-against[0]).mean(),
+            -logsigmoid(against[0]).mean() - logsigmoid(-against[1]).mean(),
+        ),
+    }[loss]
+
+
+def on_the_full_batch() -> tuple[Values, Values]:
+    """Like `on_a_rank`, written out; every penalty by double backward."""
+    z, real, labels, mix = rows_of(range(STREAMS))
     shared, own = {}, {}
-    for penalise in (True, False):
+    for family, loss in product(FAMILIES, LOSSES):
+        generator, discriminator = networks(family)
         fake = generator(z, labels)
-        on_real, on_fake = discriminator(real, labels), discriminator(fake, labels)
-        loss_g = (softplus(-on_fake) if loss == "non_saturating" else softplus(on_real - on_fake)).mean()
+        loss_g = written_out(loss, discriminator(real, labels), discriminator(fake, labels))[0]
         loss_g.backward()
         discriminator.zero_grad(set_to_none=True)
+        name = f"{family} {loss}"
+        shared |= gradients(generator, f"{name} G") | statistics(generator, name)
+        own[f"{name} G"] = loss_g.detach().numpy()[None]
+        fake, share = fake.detach(), mix[:, None, None, None]
+        at = {"r1": real, "r2": fake, "gp": share * real + (1 - share) * fake}
+        for penalty, method in TURNS:
+            on_real, on_fake = discriminator(real, labels), discriminator(fake, labels)
+            loss_d = written_out(loss, on_real, on_fake)[1]
+            nothing = torch.zeros((), dtype=torch.float64)
+            r1 = r2 = gp = nothing
+            if penalty != "none":
+                images = at[penalty].clone().requires_grad_()
+                (slope,) = torch.autograd.grad(discriminator(images, labels).sum(), images, create_graph=True)
+                squares = slope.square().sum((1, 2, 3))
+                r1, r2 = (squares.sum() if penalty == key else nothing for key in ("r1", "r2"))
+                gp = (squares.sqrt() - 1).square().sum() if penalty == "gp" else nothing
+                loss_d = loss_d + EVERY * (0.7 / 2 * r1 + 0.3 / 2 * r2 + 0.2 * gp) / BATCH
+            loss_d.backward()
+            shared |= gradients(discriminator, f"{name} D {penalty} {method}")
+            sums = [on_real.sum(), on_fake.sum(), on_real.sign().sum(), r1, r2, gp, loss_d]
+            own[f"{name} D {penalty} {method}"] = torch.stack(sums).detach().numpy()
+    return shared, own
 
-        real, fake = real.detach().requires_grad_(), fake.detach().requires_grad_()
-        on_real, on_fake = discriminator(real, labels), discriminator(fake, labels)
-        paired = softplus(on_fake - on_real)
-        loss_d = (softplus(-on_real) + softplus(on_fake) if loss == "non_saturating" else paired).mean()
-        slopes = torch.autograd.grad(on_real.sum() + on_fake.sum(), [real, fake], create_graph=True)
-        r1, r2 = (slope.square().sum() * penalise for slope in slopes)
-        loss_d = loss_d + EVERY * (R1 / 2 * r1 + R2 / 2 * r2) / BATCH
-        loss_d.backward()
-        shared |= gradients(generator, f"G {penalise}") | gradients(discriminator, f"D {penalise}")
-        own[f"losses {penalise}"] = torch.stack([loss_g, loss_d]).detach().numpy()
-        own[f"sums {penalise}"] = torch.stack([on_real.sum(), on_fake.sum(), r1, r2]).detach().numpy()
-    return shared | statistics(generator), own
+
+@pytest.fixture(scope="module")
+def full_batch() -> tuple[Values, Values]:
+    return on_the_full_batch()
 
 
-def assert_equal(actual: Values, expected: Values) -> None:
+@pytest.fixture(scope="module")
+def one_process() -> tuple[Values, Values]:
+    return on_a_rank(0, 1)
+
+
+def assert_equal(actual: Values, expected: Values, within: float) -> None:
+    """To a share of each array's largest value, or of one."""
     assert actual.keys() == expected.keys()
-    for name in expected:
-        np.testing.assert_allclose(actual[name], expected[name], rtol=1e-10, atol=1e-10, err_msg=name)
+    for name, value in expected.items():
+        scale = max(1.0, np.abs(value).max())
+        np.testing.assert_allclose(actual[name], value, rtol=0, atol=within * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("loss", LOSSES)
-def test_gradients_are_those_of_the_full_batch(ranks, world, family, loss):
-    shared, own = on_the_full_batch(family, loss)
-    answers = ranks.run(world, on_a_rank, family, loss)
+def of_method(values: Values, method: str) -> Values:
+    return {name: value for name, value in values.items() if (METHODS[1] in name) == (method == METHODS[1])}
+
+
+def test_one_process_gives_what_is_written_out(one_process, full_batch):
+    for actual, expected in zip(one_process, full_batch, strict=True):
+        assert_equal(of_method(actual, "exact"), of_method(expected, "exact"), 1e-12)
+        assert_equal(of_method(actual, "finite_difference"), of_method(expected, "finite_difference"), 1e-8)
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_gradients_are_those_of_the_full_batch(ranks, one_process, world):
+    """For every objective, penalty, way to take it, and family."""
+    shared, own = one_process
+    answers = ranks.run(world, on_a_rank)
     for answer, _ in answers:
-        assert_equal(answer, shared)
-    assert_equal({name: sum(answer[name] for _, answer in answers) for name in own}, own)
+        assert_equal(answer, shared, 1e-10)
+    assert_equal({name: sum(answer[name] for _, answer in answers) for name in own}, own, 1e-10)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_part_of_the_compared_gradients_is_large(family):
+def test_every_part_of_the_compared_gradients_is_large(full_batch):
     """Else 1e-10 would say nothing: gradients, penalties and the penalties' part of the gradients."""
-    shared, own = on_the_full_batch(family, "relativistic")
+    shared, own = full_batch
+    for family, loss in product(FAMILIES, LOSSES):
+        name = f"{family} {loss}"
 
-    def largest(side: str, but_for: str = "") -> float:
-        parts = [(value, name) for name, value in shared.items() if name.startswith(f"{side} True")]
-        return max(
-            abs(value - (shared[name.replace("True", but_for)] if but_for else 0)).max() for value, name in parts
-        )
+        def largest(turn: str, but_for: str | None = None, name: str = name) -> float:
+            parts = {key: value for key, value in shared.items() if key.startswith(f"{name} {turn} ")}
+            other = {key: shared[key.replace(turn, but_for)] if but_for else 0.0 for key in parts}
+            return max(np.abs(value - other[key]).max() for key, value in parts.items())
 
-    assert own["sums True"][2:].min() > 0.1
-    assert min(largest("G"), largest("D"), largest("D", but_for="False")) > 1e-3
+        for penalty in ("r1", "r2", "gp"):
+            assert own[f"{name} D {penalty} exact"][3:6].max() > 0.1, (name, penalty)
+            assert largest(f"D {penalty} exact", "D none exact") > 1e-3, (name, penalty)
+        assert min(largest("G"), largest("D none exact")) > 1e-3, name

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ganmodels.randomness import generator, image_latents, keyed_seed, latents
+from ganmodels.randomness import generator, image_latents, keyed_seed, latents, uniforms
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,13 @@ def test_latents_never_change():
     """A torch that draws other numbers changes every run: raise the numerics version along with these."""
     expected = [[0.2044, 0.3132, -0.5467]]
     torch.testing.assert_close(latents(1, 3, 0, 1, "noise", 7), torch.tensor(expected), rtol=0, atol=1e-4)
+
+
+def test_uniforms_never_change_and_fill_the_unit_interval():
+    torch.testing.assert_close(uniforms(3, 0, 1, "mix", 7), torch.tensor([0.7333, 0.4202, 0.8374]), rtol=0, atol=1e-4)
+    many = uniforms(4096, 0, "mix")
+    assert many.dtype == torch.float32 and many.min() >= 0 and many.max() < 1
+    assert abs(many.mean().item() - 1 / 2) < 0.01 and abs(many.var().item() - 1 / 12) < 0.003
 
 
 def test_parts_of_a_key_are_told_apart():

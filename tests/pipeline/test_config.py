@@ -8,6 +8,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config import Config, Data, Section, load_config, parse_config, presets
 from pipeline.digest import canonical_json, digest
 from pipeline.errors import UserError
+from pipeline.scheduled import value_at
 
 DATASET = "0" * 64
 
@@ -109,6 +110,27 @@ def test_set_takes_yaml_values(recipe, override, section, key, value):
     assert found == value and type(found) is type(value)
 
 
+def test_a_schedule_is_read_and_comes_back_as_it_was_written(recipe):
+    """YAML 1.1 takes 2e7 and 5e-5 for text, too."""
+    text = "name: a\ntraining: {learning_rate: {from: 2.0e-4, to: 5e-5, over: 2e7}, r1: {from: 2, to: 0.2, over: 1000}}"
+    config = load_config(recipe(text), ["training.r1.shape=ramp"])
+    record = config.model_dump(mode="json")
+    assert record["training"]["learning_rate"] == {"from": 2e-4, "to": 5e-5, "over": 2e7, "shape": "cosine"}
+    assert parse_config(record, "record") == config
+    training = config.training
+    assert [value_at(training.learning_rate, images) for images in (0, 10**7, 10**8)] == [2e-4, 1.25e-4, 5e-5]
+    assert [value_at(training.r1, images) for images in (0, 500, 1000)] == [2.0, 1.1, 0.2]
+    assert value_at(training.ema_half_life, 500) == 10_000
+
+
+def test_another_way_is_another_run():
+    ways = ["{from: 2, to: 0, over: 9}", "{from: 2, to: 0, over: 8}", "{from: 2, to: 0, over: 9, shape: ramp}", "2"]
+    configs = [load_config("mnist", [f"training.r1={way}"]) for way in ways]
+    assert len({config.run_name(DATASET, "fp32") for config in configs}) == len(ways)
+    longer = load_config("mnist", [f"training.r1={ways[0]}", "training.images=1000000"])  # no way looks at the total
+    assert longer.run_name(DATASET, "fp32") == configs[0].run_name(DATASET, "fp32")
+
+
 def test_set_reaches_the_top_and_the_last_one_wins(recipe):
     config = load_config(recipe("name: a\ntraining: {batch: 8}"), ["name=b", "training.batch=16", "training.batch=32"])
     assert (config.name, config.training.batch) == ("b", 32)
@@ -185,6 +207,25 @@ def test_an_unknown_key_is_named_with_its_place(recipe, key):
         ("training.r1=.inf", "training.r1: "),
         ("training.r1=-1", "training.r1: "),
         ("training.beta1=1", "training.beta1: "),
+        ("training.loss=lsgan", "training.loss: Input should be 'saturating', 'non_saturating', 'least_squares'"),
+        ("training.penalty_method=fd", "training.penalty_method: Input should be 'exact' or 'finite_difference'"),
+        ("training.label_smoothing=1", "training.label_smoothing: Input should be less than 1 (it is 1)"),
+        ("training={loss: hinge, label_smoothing: 0.1}", "training: label_smoothing has no meaning for loss hinge"),
+        ("training.accumulate=0", "training.accumulate: Input should be greater than 0 (it is 0)"),
+        ("training.accumulate=3", "training.accumulate 3 does not divide the 8 rows that training.batch 64 gives each"),
+        ("training.gp=-1", "training.gp: Input should be greater than or equal to 0 (it is -1)"),
+        (
+            "training.learning_rate={from: 1}",
+            "training.learning_rate.to: is missing; add it; training.learning_rate.over",
+        ),
+        ("training.learning_rate={from: 0, to: 0, over: 9}", "training.learning_rate: goes from 0.0 to 0.0; write the"),
+        ("training.r1={from: -1, to: 1, over: 9}", "training.r1.from: Input should be greater than or equal to 0"),
+        ("training.r2={from: 1, to: 0, over: 0}", "training.r2.over: Input should be greater than 0 (it is 0)"),
+        ("training.r1={from: 1, to: 0, over: 9, shape: step}", "training.r1.shape: Input should be 'cosine' or 'ramp'"),
+        ("training.r1={from: 1, to: 0, over: 9, ramp: 2}", "training.r1.ramp: no such key; `ganline config show"),
+        ("training.beta2={from: 0.9, to: 1, over: 9}", "training.beta2.to: Input should be less than 1 (it is 1)"),
+        ("training.ema_half_life=[1]", "training.ema_half_life: Input should be a valid number"),
+        ("training.beta1={from: 0, to: 0.5, over: 9}", "training.beta1: Input should be a valid number"),
         ("training.seed=-1", "training.seed: "),
         ("name=a/b", "name: String should match pattern"),
         ("name=../up", "name: String should match pattern"),
@@ -284,10 +325,14 @@ KEYS: dict[str, tuple[Any, bool]] = {
     "model.conditional": (False, True),
     "training.images": (300_000, False),  # a run may be continued
     "training.batch": (32, True),
+    "training.accumulate": (2, True),
     "training.loss": ("relativistic", True),
+    "training.label_smoothing": (0.1, True),
     "training.r1": (0.5, True),
     "training.r2": (0.5, True),
+    "training.gp": (10.0, True),
     "training.penalty_every": (8, True),
+    "training.penalty_method": ("finite_difference", True),
     "training.learning_rate": (1e-4, True),
     "training.beta1": (0.5, True),
     "training.beta2": (0.9, True),
@@ -343,9 +388,11 @@ def test_how_a_recipe_was_written_does_not_make_another_run(recipe):
 
 
 def test_the_identity_of_a_known_recipe_is_the_one_it_had():
-    # Runs are found again by this name. It may change only with the preset itself, with a new key that
-    # changes the weights, or with NUMERICS_VERSION.
+    # Runs are found again by this name. It may change only with the preset itself or with NUMERICS_VERSION.
+    # Keys that came later leave it alone while they are at their defaults.
     assert load_config("mnist").run_name(DATASET, "fp32") == "mnist-56df7498c308"
+    assert load_config("small").run_name(DATASET, "fp32") == "small-03c27c439ac5"
+    assert load_config("mnist").digest() == "bc448595eecd572f603c17b101d4ed7b3900f807821d563f282ea92763c34b1c"
 
 
 # Digests
