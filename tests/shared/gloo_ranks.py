@@ -1,7 +1,6 @@
 """Processes that form a gloo group of any size up to their number, as often as asked."""
 
 import importlib.util
-import multiprocessing
 import pickle
 import traceback
 import warnings
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from forks import FORKS
 
 DEADLINE_S = 60  # for an answer; a collective gives up well before
 COLLECTIVE_S = 20
@@ -46,9 +46,8 @@ class GlooRanks:
         self.processes = []
 
     def _start(self) -> tuple[Any, Connection]:
-        context = multiprocessing.get_context("spawn")
-        here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there,), daemon=True)
+        here, there = FORKS.Pipe()
+        process = FORKS.Process(target=_serve, args=(there,), daemon=True)
         process.start()
         there.close()
         return process, here

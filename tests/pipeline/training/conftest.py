@@ -1,7 +1,6 @@
 """A small real dataset, and training on it in real process groups without Ray."""
 
 import json
-import multiprocessing
 import resource
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rank_main
+from forks import FORKS
 from PIL import Image
 
 from pipeline.config import Config
@@ -23,10 +23,6 @@ from pipeline.training.plan import plan_run
 from pipeline.training.telemetry import read_points
 
 _CLOCK = {"images_per_second", "data_wait_share"}
-# A process for each rank, forked from one that has imported what takes longer than the training: torch, and the
-# compiler that its optimizers load.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["pipeline.training.worker", "torch._dynamo"])
 
 
 @dataclass
@@ -71,7 +67,7 @@ class Trainer:
             "spec": plan.spec.to_dict(), "total_steps": plan.total_steps,
             "bf16": bf16, "init": str(init) if init else None, "stop_at": stop_at, "consumed": str(consumed),
         }  # fmt: skip
-        ranks = [_FORKS.Process(target=rank_main.main, args=(arguments, rank, world)) for rank in range(world)]
+        ranks = [FORKS.Process(target=rank_main.main, args=(arguments, rank, world)) for rank in range(world)]
         for process in ranks:
             process.start()
         for process in ranks:
