@@ -27,6 +27,11 @@ class _SumOverRanks(torch.autograd.Function):
         return _SumOverRanks.apply(gradient)
 
 
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """The same on every rank; can be differentiated, as often as one likes."""
+    return _SumOverRanks.apply(tensor) if world_size() > 1 else tensor
+
+
 class GlobalBatchNorm2d(nn.Module):
     """Normalises `(n, width, h, w)` per channel; no learned scale or shift (callers add their own).
 
@@ -56,9 +61,7 @@ class GlobalBatchNorm2d(nn.Module):
         wide = x if x.dtype == torch.float64 else x.float()  # bf16 sums lose the variance
         width = x.shape[1]
         rows = wide.new_full((1,), x.numel() / width)
-        sums = torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), rows])
-        if world_size() > 1:
-            sums = _SumOverRanks.apply(sums)
+        sums = sum_over_ranks(torch.cat([wide.sum((0, 2, 3)), wide.square().sum((0, 2, 3)), rows]))
         mean = sums[:width] / sums[-1]
         var = (sums[width:-1] / sums[-1] - mean.square()).clamp_min(0)
         with torch.no_grad():
