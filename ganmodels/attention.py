@@ -1,4 +1,8 @@
-"""Self-attention over the pixels of a feature map (Zhang et al. 2019), as BigGAN has it."""
+"""Self-attention over the pixels of a feature map (Zhang et al. 2019), with BigGAN's narrow keys and values.
+
+One departure: keys and values are means of 2x2 pixels, not maxima, whose kinks a gradient penalty by finite
+differences would count.
+"""
 
 import torch
 from torch import nn
@@ -8,7 +12,7 @@ from ganmodels.spec import NetworkSpec, pyramid
 
 
 class SelfAttention(nn.Module):
-    """`(n, width, r, r)` to the same: what each pixel finds among 2x2 blocks of others, added to the map.
+    """`(n, width, r, r)` to the same: what each pixel finds among 2x2 blocks of them, added to the map.
 
     The addition's gain starts at zero. Written out, because fused attention cannot be differentiated twice.
     """
@@ -22,8 +26,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         query = self.query(x).flatten(2)
-        key = F.max_pool2d(self.key(x), 2).flatten(2)
-        value = F.max_pool2d(self.value(x), 2).flatten(2)
+        key = F.avg_pool2d(self.key(x), 2).flatten(2)
+        value = F.avg_pool2d(self.value(x), 2).flatten(2)
         weights = (query.mT @ key).softmax(2)  # (n, pixels, blocks)
         found = (value @ weights.mT).unflatten(2, x.shape[2:])
         return x + (self.gain * self.output(found)).to(x.dtype)
