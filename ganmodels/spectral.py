@@ -18,9 +18,9 @@ class _Spectral(nn.Module):
 
     u: Tensor
 
-    def __init__(self, rows: int):
+    def __init__(self, weight: Tensor):
         super().__init__()
-        self.register_buffer("u", normalize(torch.randn(rows), dim=0))
+        self.register_buffer("u", normalize(torch.randn_like(weight.detach().flatten(1)[:, 0]), dim=0))
 
     def forward(self, weight: Tensor) -> Tensor:
         # An average of networks has an average of their `u`, whose length is not one.
@@ -38,7 +38,7 @@ def normalise_spectrum(network: nn.Module) -> None:
     """Of every convolution, linear layer and embedding, in place."""
     for module in list(network.modules()):
         if isinstance(module, nn.Conv2d | nn.Linear | nn.Embedding):
-            register_parametrization(module, "weight", _Spectral(len(module.weight)))
+            register_parametrization(module, "weight", _Spectral(module.weight))
     power_iteration(network, START)
 
 

@@ -6,8 +6,8 @@ its latent alone, whatever the batch, the device or the number of processes.
 """
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, repeat
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,8 @@ class Generator(nn.Module):
     """Latents `(n, z_dim)`, labels `(n,)` int64 or None -> images `(n, channels, r, r)`, about in [-1, 1].
 
     Styles go towards their centre by `truncation`: 1 leaves them, 0 gives each image the centre. `noise` is
-    `draw_noise`'s; None: the constant noise. Nothing bounds the pixels: clamp them to show them.
+    `draw_noise`'s; None: the constant noise. Nothing bounds the pixels: clamp them to show them. Raises ValueError
+    for noise of another number of layers.
     """
 
     centre: Tensor
@@ -132,7 +133,9 @@ class Generator(nn.Module):
             self._move_centre(w.detach())
         if truncation != 1:
             w = self.centre.lerp(w, truncation)
-        each = iter(noise if noise is not None else [None] * len(self.layers))
+        if noise is not None and len(noise) != len(self.layers):
+            raise ValueError(f"{len(noise)} layers of noise for a generator of {len(self.layers)}")
+        each: Iterator[Tensor | None] = repeat(None) if noise is None else iter(noise)
         x = self.constant.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.layers[0](x, w, next(each))
         image = self.to_image[0](x, w)

@@ -34,6 +34,6 @@ def well_mixed(spec: NetworkSpec) -> tuple[nn.Module, nn.Module]:
 
 def _size(family: str, name: str) -> float:
     """StyleGAN2 scales its weights when it uses them."""
-    if family != "stylegan2":
-        return 0.3
-    return 100.0 if name.startswith("mapping.layers") else 1.0
+    if family == "stylegan2":
+        return 100.0 if name.startswith("mapping.layers") else 1.5
+    return 0.6 if family == "r3gan" else 0.3

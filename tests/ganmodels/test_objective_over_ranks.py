@@ -5,16 +5,16 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 import torch
+from small_networks import small, well_mixed
 from torch import nn
 from torch.nn.functional import softplus
 from torch.nn.parallel import DistributedDataParallel
 
 from ganmodels.losses import LOSSES
-from ganmodels.networks import FAMILIES, build_discriminator, build_generator
+from ganmodels.networks import FAMILIES
 from ganmodels.objective import DiscriminatorObjective, GeneratorObjective, Objective
 from ganmodels.randomness import generator as keyed
 from ganmodels.randomness import latents
-from ganmodels.spec import NetworkSpec
 from pipeline.shards.order import streams_of
 
 STREAMS, ROWS = 8, 2  # over three ranks: 4, 6 and 6 rows
@@ -26,13 +26,7 @@ Values = dict[str, np.ndarray]
 
 def networks(family: str) -> tuple[nn.Module, nn.Module]:
     """Float64, with weights large enough that every term of a loss is felt."""
-    spec = NetworkSpec(family, 16, 1, classes=3, z_dim=5, width=2, max_width=4)
-    pair = build_generator(spec).double(), build_discriminator(spec).double()
-    for side, network in enumerate(pair):
-        for index, weight in enumerate(network.parameters()):
-            noise = torch.randn(weight.shape, dtype=weight.dtype, generator=keyed(0, "weight", side, index))
-            weight.data = 0.3 * noise
-    return pair
+    return well_mixed(small(family, classes=3, z_dim=5))
 
 
 def rows_of(streams: Iterable[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
