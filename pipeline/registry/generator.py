@@ -48,8 +48,9 @@ class Generator:
         """Images `first .. first + n - 1` of this seed, uint8 `(n, H, W, C)`; grey ones have C = 1.
 
         Image `i` depends on `(seed, i)` and its label alone, bit for bit. `labels` is one class number a
-        row, or one for all; by default image `i` is of class `i % classes`. What
-        `truncation` shrinks is the family's: latents, or StyleGAN2's styles. Raises ValueError for a count, label or truncation that cannot be.
+        row, or one for all; by default image `i` is of class `i % classes`. `truncation` shrinks latents,
+        or StyleGAN2's styles towards their centre. Raises ValueError for a count, label or truncation that
+        cannot be.
         """
         # A numpy integer would be another key than the same Python one.
         n, seed, first = operator.index(n), operator.index(seed), operator.index(first)

@@ -51,12 +51,15 @@ def test_a_new_discriminator_is_its_transitions_and_basis():
 
 def test_weights_start_as_wide_as_their_fan_in_asks():
     """Eight blocks: a convolution inside one has the leaky ReLU's gain times 8^(-1/4)."""
-    generator = build_generator(replace(CIFAR, widths=(256,) * 4, cardinality=(), classes=16))
+    spec = replace(CIFAR, widths=(256,) * 4, cardinality=(), classes=16)
+    generator, discriminator = build_generator(spec), build_discriminator(spec)
     gain = math.sqrt(2 / 1.04) * 8**-0.25
     block = generator.stages[2][1]
     expected = {
         generator.input.weight: 1 / math.sqrt(64 + 64), generator.basis: 1, generator.output.weight: 1 / 16,
         generator.embedding.weight: 1 / 4, block.expand.weight: gain / 16, block.mix.weight: gain / 12,
+        discriminator.input.weight: 1 / math.sqrt(3), discriminator.basis: 1 / 4,
+        discriminator.output.weight: 1 / 16, discriminator.embedding.weight: 1 / 64,
     }  # fmt: skip
     for weight, width in expected.items():
         assert weight.std().item() == pytest.approx(width, rel=0.05)

@@ -33,6 +33,11 @@ def test_every_layers_largest_singular_value_is_one():
         assert largest(layer.weight) == pytest.approx(1, rel=1e-3)
 
 
+def test_a_new_network_is_normalised_already():
+    for layer in normalised(build_discriminator(DISCRIMINATOR)):
+        assert largest(layer.weight) == pytest.approx(1, rel=0.1)
+
+
 def test_which_networks_are_normalised():
     for option, expected in {"none": (0, 0), "discriminator": (0, 1), "both": (1, 1)}.items():
         spec = small("resnet", spectral_norm=option)
@@ -101,6 +106,7 @@ def test_an_average_of_networks_is_normalised_too():
 def test_under_autocast_the_norm_is_taken_in_float32():
     discriminator = build_discriminator(DISCRIMINATOR)
     layer = normalised(discriminator)[0]
+    layer.parametrizations.weight.original.data *= 1.37  # one would be one in bf16 too
     with torch.autocast("cpu", torch.bfloat16):
         weight = layer.weight
     assert weight.dtype == torch.float32

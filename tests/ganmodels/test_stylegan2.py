@@ -143,6 +143,18 @@ def test_the_mapping_learns_at_a_hundredth_of_the_rate():
     torch.testing.assert_close(layer(x) - before, torch.full_like(before, 0.01 * np.sqrt(2)), **EXACT)
 
 
+def test_under_autocast_styles_are_float32_and_maps_bf16():
+    generator = build_generator(small("stylegan2", 16))
+    z, x, seen = torch.randn(2, 4), torch.randn(2, 4, 4, 4).bfloat16(), []
+    w = generator.mapping(z, None)
+    generator.layers[2].register_forward_hook(lambda module, given, made: seen.append((given[0].dtype, made.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert generator.mapping(z, None).equal(w)
+        assert generator.to_image[0].conv(x, w).dtype == torch.bfloat16
+        assert generator(z).dtype == torch.float32
+    assert seen == [(torch.bfloat16, torch.bfloat16)]
+
+
 def centre(rank: int, world: int, counts: list[int]) -> np.ndarray:
     generator, _ = well_mixed(small("stylegan2", classes=3))
     rows = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
