@@ -18,6 +18,14 @@ def build_discriminator(spec: NetworkSpec) -> nn.Module:
     return _family(spec).Discriminator(spec)
 
 
+def build_encoder(spec: NetworkSpec) -> nn.Module:
+    """From images back to latents. Raises ValueError for a spec without `bigan`, or one that the family cannot make."""
+    family = _family(spec)
+    if not spec.bigan:
+        raise ValueError(f"these {spec.family} networks have no encoder; set bigan")
+    return family.Encoder(spec)
+
+
 def _family(spec: NetworkSpec):
     if spec.family not in FAMILIES:
         raise ValueError(f"no network family {spec.family!r}; there are {', '.join(FAMILIES)}")

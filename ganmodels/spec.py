@@ -29,6 +29,7 @@ class NetworkSpec:
     group: int = 4  # consecutive rows that share a minibatch standard deviation; 1: none do
     spectral_norm: str = "none"  # or of the "discriminator", or of "both"
     attention: int = 0  # side in pixels of the feature maps that attend to themselves; 0: none do
+    bigan: bool = False  # the discriminator judges pairs of images and latents, and there is an encoder
 
     def __post_init__(self) -> None:
         for name in ("widths", "cardinality"):  # JSON has lists
@@ -74,6 +75,8 @@ def check_values(spec: NetworkSpec) -> None:
         value = getattr(spec, name)
         if not (isinstance(value, tuple) and all(_whole(each, 1) for each in value)):
             raise ValueError(f"{name} {value!r} are not whole numbers of at least 1")
+    if not isinstance(spec.bigan, bool):
+        raise ValueError(f"bigan {spec.bigan!r} is not true or false")
     if spec.spectral_norm not in ("none", "discriminator", "both"):
         raise ValueError(f"spectral_norm {spec.spectral_norm!r} is not none, discriminator or both")
 

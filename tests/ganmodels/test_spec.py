@@ -8,7 +8,7 @@ from ganmodels.spec import NetworkSpec, pyramid
 SPEC = NetworkSpec("dcgan", 16, 3, classes=5, z_dim=7, width=4, max_width=6)
 OPTIONS = {
     "widths": (8, 4, 2), "cardinality": (2, 1, 1), "blocks": 3, "w_dim": 9, "mapping_layers": 2, "group": 2,
-    "spectral_norm": "both", "attention": 8,
+    "spectral_norm": "both", "attention": 8, "bigan": True,
 }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_a_spec_with_unknown_or_missing_fields_is_refused(change):
 
 IMPOSSIBLE = {
     "classes": -1, "z_dim": 0, "width": 2.0, "max_width": True, "blocks": "2", "w_dim": 0, "mapping_layers": 0,
-    "group": 0, "attention": None, "widths": [4, 0, 4], "cardinality": 3, "spectral_norm": True,
+    "group": 0, "attention": None, "widths": [4, 0, 4], "cardinality": 3, "spectral_norm": True, "bigan": 1,
 }  # fmt: skip
 
 
