@@ -26,6 +26,12 @@ def build_encoder(spec: NetworkSpec) -> nn.Module:
     return family.Encoder(spec)
 
 
+def rows_together(spec: NetworkSpec) -> int:
+    """Of how many rows a discriminator needs a multiple in each stream, for the same rows to look at each other at
+    every world size: 1 where none do. Raises ValueError for an unknown family."""
+    return spec.group if "group" in _family(spec).OPTIONS else 1
+
+
 def _family(spec: NetworkSpec):
     if spec.family not in FAMILIES:
         raise ValueError(f"no network family {spec.family!r}; there are {', '.join(FAMILIES)}")

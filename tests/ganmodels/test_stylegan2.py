@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from ganmodels.networks import build_discriminator, build_generator
+from ganmodels.networks import build_discriminator, build_generator, rows_together
 from ganmodels.resample import blur
 from ganmodels.spec import NetworkSpec
 from ganmodels.stylegan2 import Down, Layer, Modulated, draw_noise, with_deviation
@@ -85,6 +85,10 @@ def test_rows_that_do_not_divide_into_groups_are_refused():
     discriminator = build_discriminator(small("stylegan2", group=4))
     with pytest.raises(ValueError, match="6 rows do not divide into groups of 4"):
         discriminator(torch.zeros(6, 1, 16, 16))
+
+
+def test_how_many_rows_a_stream_needs_can_be_asked():
+    assert [rows_together(small(family)) for family in ("dcgan", "stylegan2")] == [1, 2]
 
 
 def test_noise_is_constant_or_each_rows_own():
