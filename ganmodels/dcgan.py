@@ -14,9 +14,14 @@ from torch.nn import functional as F
 from ganmodels.norm import ConditionalBatchNorm2d
 from ganmodels.spec import NetworkSpec, pyramid
 
+OPTIONS = {"widths"}
+
 
 class Generator(nn.Module):
-    """Latents `(n, z_dim)`, labels `(n,)` int64 or None -> images `(n, channels, r, r)` in [-1, 1]."""
+    """Latents `(n, z_dim)`, labels `(n,)` int64 or None -> images `(n, channels, r, r)` in [-1, 1].
+
+    Latents are multiplied by `truncation` first.
+    """
 
     def __init__(self, spec: NetworkSpec):
         super().__init__()
@@ -33,8 +38,8 @@ class Generator(nn.Module):
         self.output = nn.ConvTranspose2d(widths[-1], spec.channels, 4, stride=2, padding=1)
         self.apply(_init)
 
-    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.input(z).unflatten(1, (-1, self.base, self.base))
+    def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None, truncation: float = 1.0) -> torch.Tensor:
+        x = self.input(z * truncation).unflatten(1, (-1, self.base, self.base))
         x = x.contiguous(memory_format=torch.channels_last)
         x = F.relu(self.input_norm(x, labels))
         for up, norm in zip(self.up, self.norms, strict=True):

@@ -48,8 +48,9 @@ class Generator:
         """Images `first .. first + n - 1` of this seed, uint8 `(n, H, W, C)`; grey ones have C = 1.
 
         Image `i` depends on `(seed, i)` and its label alone, bit for bit. `labels` is one class number a
-        row, or one for all; by default image `i` is of class `i % classes`. Latents are multiplied by
-        `truncation`. Raises ValueError for a count, label or truncation that cannot be.
+        row, or one for all; by default image `i` is of class `i % classes`. `truncation` shrinks latents,
+        or StyleGAN2's styles towards their centre. Raises ValueError for a count, label or truncation that
+        cannot be.
         """
         # A numpy integer would be another key than the same Python one.
         n, seed, first = operator.index(n), operator.index(seed), operator.index(first)
@@ -66,12 +67,12 @@ class Generator:
             row = (first + done) % BATCH
             count = min(BATCH - row, n - done)
             z = torch.zeros(BATCH, self.spec.z_dim)
-            z[row : row + count] = image_latents(first + done, count, self.spec.z_dim, seed) * truncation
+            z[row : row + count] = image_latents(first + done, count, self.spec.z_dim, seed)
             batch_labels = None
             if rows is not None:
                 batch_labels = torch.zeros(BATCH, dtype=torch.long)
                 batch_labels[row : row + count] = torch.from_numpy(rows[done : done + count])
-            images[done : done + count] = to_pixels(self.network(z, batch_labels)[row : row + count])
+            images[done : done + count] = to_pixels(self.network(z, batch_labels, truncation)[row : row + count])
             done += count
         return images
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from small_networks import small
 from torch import nn
 
 from ganmodels.losses import LOSSES, RELATIVISTIC
@@ -150,7 +151,7 @@ def test_generator_objective_moves_the_generator_alone(loss):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_under_bf16_autocast_are_float32(family):
     """An unconditional discriminator's logits are bf16 there, and so would be the sums of a whole batch."""
-    spec = NetworkSpec(family, 16, 1, width=2, z_dim=4)
+    spec = small(family)
     generator, discriminator = build_generator(spec), build_discriminator(spec)
     recipe, real = Objective("relativistic"), torch.rand(ROWS, 1, 16, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):

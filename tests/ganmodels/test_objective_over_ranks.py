@@ -6,20 +6,20 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from small_networks import small, well_mixed
 from torch import nn
 from torch.nn.functional import logsigmoid
 from torch.nn.parallel import DistributedDataParallel
 
 from ganmodels.losses import LOSSES
-from ganmodels.networks import FAMILIES, build_discriminator, build_generator
+from ganmodels.networks import FAMILIES
 from ganmodels.objective import DiscriminatorObjective, GeneratorObjective, Objective
 from ganmodels.penalties import METHODS, Weights, lazily
 from ganmodels.randomness import generator as keyed
 from ganmodels.randomness import latents, uniforms
-from ganmodels.spec import NetworkSpec
 from pipeline.shards.order import streams_of
 
-STREAMS, ROWS = 8, 1  # over three ranks: 2, 3 and 3 rows
+STREAMS, ROWS = 8, 2  # over three ranks: 4, 6 and 6 rows
 BATCH = STREAMS * ROWS
 EVERY = 4
 PENALTIES = {"none": Weights(), "r1": Weights(r1=0.7), "r2": Weights(r2=0.3), "gp": Weights(gp=0.2)}
@@ -30,13 +30,7 @@ Values = dict[str, np.ndarray]
 
 def networks(family: str) -> tuple[nn.Module, nn.Module]:
     """Float64, with weights large enough that every term of a loss is felt."""
-    spec = NetworkSpec(family, 16, 1, classes=3, z_dim=5, width=2, max_width=4)
-    pair = build_generator(spec).double(), build_discriminator(spec).double()
-    for side, network in enumerate(pair):
-        for index, weight in enumerate(network.parameters()):
-            noise = torch.randn(weight.shape, dtype=weight.dtype, generator=keyed(0, "weight", side, index))
-            weight.data = 0.3 * noise
-    return pair
+    return well_mixed(small(family, classes=3, z_dim=5))
 
 
 def rows_of(streams: Iterable[int]) -> tuple[torch.Tensor, ...]:
@@ -166,6 +160,10 @@ def assert_equal(actual: Values, expected: Values, within: float) -> None:
         np.testing.assert_allclose(actual[name], value, rtol=0, atol=within * scale, err_msg=name)
 
 
+def of_family(values: Values, family: str) -> Values:
+    return {name: value for name, value in values.items() if name.startswith(f"{family} ")}
+
+
 def of_method(values: Values, method: str) -> Values:
     return {name: value for name, value in values.items() if (METHODS[1] in name) == (method == METHODS[1])}
 
@@ -173,7 +171,14 @@ def of_method(values: Values, method: str) -> Values:
 def test_one_process_gives_what_is_written_out(one_process, full_batch):
     for actual, expected in zip(one_process, full_batch, strict=True):
         assert_equal(of_method(actual, "exact"), of_method(expected, "exact"), 1e-12)
-        assert_equal(of_method(actual, "finite_difference"), of_method(expected, "finite_difference"), 1e-8)
+        for family in FAMILIES:
+            # The minibatch standard deviation of two rows is the size of their difference, which has a kink.
+            within = 1e-5 if family == "stylegan2" else 1e-8
+            assert_equal(
+                of_method(of_family(actual, family), "finite_difference"),
+                of_method(of_family(expected, family), "finite_difference"),
+                within,
+            )
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])

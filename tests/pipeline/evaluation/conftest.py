@@ -44,7 +44,7 @@ class Plays(torch.nn.Module):
         self.next = 0
         self.labels: list[int] = []
 
-    def forward(self, z: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, z: torch.Tensor, labels: torch.Tensor | None, truncation: float = 1.0) -> torch.Tensor:
         turn = torch.arange(self.next, self.next + len(z)) % len(self.images)
         self.next += len(z)
         self.labels += [] if labels is None else labels.tolist()

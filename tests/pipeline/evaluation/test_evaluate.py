@@ -163,7 +163,7 @@ def test_a_generator_that_overflows_is_refused(digits, plays, training_images, e
     generator = plays(training_images)
 
     class Overflows(torch.nn.Module):
-        def forward(self, z, labels):
+        def forward(self, z, labels, truncation=1.0):
             made = generator.network(z, labels)
             return made if generator.network.next < 128 else made * torch.where(torch.arange(64) == 7, torch.nan, 1)[
                 :, None, None, None
