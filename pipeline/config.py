@@ -21,18 +21,19 @@ from pydantic import (
     model_validator,
 )
 
-from ganmodels.losses import SMOOTHED
 from ganmodels.spec import NetworkSpec, pyramid
 from pipeline.digest import digest
 from pipeline.errors import UserError
 from pipeline.ingest.problems import Policy, complete_policies
-from pipeline.scheduled import Decay, ScheduledDecay, ScheduledRate, ScheduledWeight
+from pipeline.scheduled import Decay, Rate, ScheduledDecay, ScheduledRate, ScheduledShare, ScheduledWeight, Weight
 
 # Marks a key that does not change the weights, so it is no part of a run's identity.
 OPERATIONAL: dict[str, Any] = {"operational": True}
 
 # Marks a key that came after the first runs: at its default it does not count, so that they keep their names.
 LATER: dict[str, Any] = {"later": True}
+
+_SMOOTHED = ("saturating", "non_saturating")  # ganmodels.losses has it too, and takes torch along
 
 # Goes into every run's identity: raise it when a change of the code changes the weights.
 NUMERICS_VERSION = 2
@@ -49,6 +50,10 @@ def _not_taken(name: str) -> str:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"), AfterValidator(_not_taken)]
 Positive = Annotated[StrictInt, Field(gt=0)]  # else `true` would be 1
 Share = Annotated[float, Field(ge=0, le=1)]
+Operation = Literal[
+    "xflip", "rotate90", "xint", "scale", "rotate", "aniso", "xfrac", "brightness", "contrast", "lumaflip", "hue",
+    "saturation", "imgfilter", "noise", "cutout",
+]  # fmt: skip
 
 
 class Section(BaseModel):
@@ -182,11 +187,34 @@ class Data(Section):
 class Model(Section):
     """Which networks."""
 
-    family: Literal["dcgan", "resnet"] = "dcgan"
+    family: Literal["dcgan", "resnet", "r3gan", "stylegan2"] = "dcgan"
     z_dim: Positive = Field(64, description="length of a latent")
     width: Positive = Field(32, description="feature channels at full resolution")
     max_width: Positive = Field(512, description="feature channels at most")
     conditional: bool | None = Field(None, description="default: where the dataset has classes")
+    widths: tuple[Positive, ...] = Field(
+        NetworkSpec.widths, json_schema_extra=LATER,
+        description="feature channels of each map, from the smallest up, instead of `width` and `max_width`",
+    )  # fmt: skip
+    cardinality: tuple[Positive, ...] = Field(
+        NetworkSpec.cardinality, json_schema_extra=LATER,
+        description="r3gan: groups of each map's 3x3 convolutions; default: an eighth of its width",
+    )  # fmt: skip
+    blocks: Positive = Field(
+        NetworkSpec.blocks, json_schema_extra=LATER, description="r3gan: residual blocks a resolution"
+    )
+    spectral_norm: Literal["none", "discriminator", "both"] = Field(
+        "none", json_schema_extra=LATER, description="resnet: whose weights are divided by their largest singular value"
+    )
+    attention: StrictInt = Field(
+        NetworkSpec.attention, ge=0, json_schema_extra=LATER,
+        description="resnet: side in pixels of the maps that attend to themselves; 0: none",
+    )  # fmt: skip
+    w_dim: Positive = Field(NetworkSpec.w_dim, json_schema_extra=LATER, description="stylegan2: length of a style")
+    mapping_layers: Positive = Field(NetworkSpec.mapping_layers, json_schema_extra=LATER, description="stylegan2")
+    group: Positive = Field(
+        NetworkSpec.group, json_schema_extra=LATER, description="stylegan2: rows of a minibatch standard deviation"
+    )
 
 
 class Training(Section):
@@ -222,6 +250,23 @@ class Training(Section):
         description="images until a weight counts half in the average: a number, at most a twentieth of the images"
         " seen; or a schedule, as it says",
     )
+    augment: Literal["none", "diffaugment", "ada"] = Field(
+        "none", json_schema_extra=LATER, description="what the discriminator sees images through"
+    )
+    augment_p: ScheduledShare | None = Field(
+        None, json_schema_extra=LATER,
+        description="ada: how often each operation happens, a number or a schedule; default: as the discriminator"
+        " overfits, by the signs of its real logits",
+    )  # fmt: skip
+    augment_target: Share = Field(
+        0.6, json_schema_extra=LATER, description="ada: the mean sign above which p grows, where it is not given"
+    )
+    augment_images: Rate = Field(
+        500_000, json_schema_extra=LATER, description="ada: images in which p goes from 0 to 1 at most, likewise"
+    )
+    augment_operations: dict[Operation, Weight] = Field(
+        {}, json_schema_extra=LATER, description="ada: what multiplies p for an operation, where not the default"
+    )
     seed: StrictInt = Field(0, ge=0)
     init: str | None = Field(
         None,
@@ -235,9 +280,16 @@ class Training(Section):
     evaluate_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between sample grids")
 
     @model_validator(mode="after")
+    def _augments(self) -> "Training":
+        for key in ("augment_p", "augment_operations"):
+            if self.augment != "ada" and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no meaning for augment {self.augment}; it is for ada")
+        return self
+
+    @model_validator(mode="after")
     def _smooths_labels(self) -> "Training":
-        if self.label_smoothing and self.loss not in SMOOTHED:
-            raise ValueError(f"label_smoothing has no meaning for loss {self.loss}; it is for {', '.join(SMOOTHED)}")
+        if self.label_smoothing and self.loss not in _SMOOTHED:
+            raise ValueError(f"label_smoothing has no meaning for loss {self.loss}; it is for {', '.join(_SMOOTHED)}")
         return self
 
 
@@ -310,15 +362,24 @@ class Config(Section):
                 " put each class in a sub-folder, or leave it out"
             )
         assert self.data.resolution is not None
-        return NetworkSpec(
-            family=self.model.family,
-            resolution=self.data.resolution,
-            channels=channels,
-            classes=classes if conditional else 0,
-            z_dim=self.model.z_dim,
-            width=self.model.width,
-            max_width=self.model.max_width,
+        given = {name: getattr(self.model, name) for name in type(self.model).model_fields if name != "conditional"}
+        spec = NetworkSpec(
+            resolution=self.data.resolution, channels=channels, classes=classes if conditional else 0, **given
         )
+        from ganmodels.networks import rows_together  # which takes torch along
+
+        try:
+            pyramid(spec)
+            together = rows_together(spec)
+        except ValueError as error:
+            raise UserError(f"model: {error}") from None
+        rows = self.training.batch // self.data.streams // self.training.accumulate
+        if rows % together:
+            raise UserError(
+                f"model.group {together} does not divide the {rows} rows that a stream has at a time"
+                " (training.batch / data.streams / training.accumulate)"
+            )
+        return spec
 
     def run_name(self, dataset_digest: str, precision: str, init_sha256: str | None = None) -> str:
         """`<name>-<12 hex>`: the same for everything that gives the same weights.

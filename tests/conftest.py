@@ -65,3 +65,14 @@ def proxy(s3_address: str) -> Iterator[FaultyProxy]:
 def faulty_root(s3_root: str, s3_address: str, proxy: FaultyProxy) -> str:
     """The same root as `s3_root`, through `proxy`."""
     return s3_root.replace(s3_address, proxy.address)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tensors so small that two threads take three times as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,12 +1,13 @@
 """Everything that changes while a run trains, and its form in storage."""
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from ganmodels.ada.strength import Strength
 from ganmodels.networks import build_discriminator, build_generator
 from ganmodels.randomness import keyed_seed
 from ganmodels.saving import from_bytes, load_into, to_bytes
@@ -40,7 +41,7 @@ class Meter:
 
 @dataclass
 class TrainState:
-    """Generator, discriminator, the generator's average, both optimizers, the step."""
+    """Generator, discriminator, the generator's average, both optimizers, the step, ADA's strength."""
 
     generator: nn.Module
     discriminator: nn.Module
@@ -49,6 +50,7 @@ class TrainState:
     optimizer_d: torch.optim.Adam
     step: int = 0
     meter: Meter = field(default_factory=Meter)
+    strength: Strength = field(default_factory=Strength)
 
     def to_files(self) -> dict[str, bytes]:
         """Safetensors by file name; equal states give equal bytes."""
@@ -61,7 +63,8 @@ class TrainState:
         }
 
     def to_json(self) -> dict[str, Any]:
-        return {"step": self.step, "meter": {"sums": self.meter.sums, "counts": self.meter.counts}}
+        meter = {"sums": self.meter.sums, "counts": self.meter.counts}
+        return {"step": self.step, "meter": meter, "strength": asdict(self.strength)}
 
     def load(self, files: dict[str, bytes], values: dict[str, Any]) -> None:
         """The inverse of `to_files` and `to_json`; raises ValueError where the networks differ."""
@@ -71,6 +74,7 @@ class TrainState:
         _load_adam(self.optimizer_g, self.generator, from_bytes(files["optimizer_g.safetensors"]))
         _load_adam(self.optimizer_d, self.discriminator, from_bytes(files["optimizer_d.safetensors"]))
         self.step, self.meter = values["step"], Meter(**values["meter"])
+        self.strength = Strength(**values.get("strength", {}))  # earlier checkpoints have none
 
 
 def fresh_state(spec: NetworkSpec, training: Training, device: torch.device) -> TrainState:

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ganmodels.ema import ema_decay, update_ema
-from ganmodels.objective import SUMS, DiscriminatorObjective, GeneratorObjective, Objective
+from ganmodels.objective import SUMS, DiscriminatorObjective, GeneratorObjective, Objective, Views
 from ganmodels.penalties import Weights, lazily
 from ganmodels.randomness import latents, uniforms
 from ganmodels.ranks import world_size
 from ganmodels.spec import NetworkSpec
+from ganmodels.spectral import power_iteration
 from pipeline.config import Training
 from pipeline.scheduled import Schedule, value_at
+from pipeline.training.augment import Augmentation
 from pipeline.training.state import TrainState
 
 Step = Callable[[Tensor, Tensor, bool], tuple[dict[str, float], bool]]
@@ -38,6 +40,7 @@ def make_step(
     device, dtype = weight.device, weight.dtype
     world, rows = world_size(), training.batch // all_streams
     scale = world / training.batch
+    augmentation = Augmentation(training, spec, streams, rows // training.accumulate)
     objective = Objective(training.loss, training.label_smoothing, training.penalty_method)
     # The discriminator is frozen while the generator's objective is wrapped, so that DDP reduces only G's weights.
     state.discriminator.requires_grad_(False)
@@ -56,6 +59,7 @@ def make_step(
         seen = state.step * training.batch
         _set_adam(state, training, seen)
         weights = lazily(_penalty_weights(training, seen), state.step, training.penalty_every)
+        p = augmentation.strength(state.strength, seen)
         real = [part.to(dtype).div_(127.5).sub_(1) for part in parts(images)]
         classes_of: Sequence[Tensor | None] = parts(labels) if spec.classes else [None] * training.accumulate
         noise = [latents(rows, spec.z_dim, training.seed, state.step, "noise", stream) for stream in streams]
@@ -65,13 +69,20 @@ def make_step(
             drawn = [uniforms(rows, training.seed, state.step, "interpolation", stream) for stream in streams]
             mix = parts(torch.cat(drawn))
 
+        def views(turn: str) -> list[Views]:
+            return [augmentation.views(turn, state.step, part, p) for part in range(training.accumulate)]
+
+        if spec.spectral_norm != "none":
+            for network in (state.generator, state.discriminator, state.ema):
+                power_iteration(network)
         state.discriminator.requires_grad_(False)
-        inputs_g = [(*given, scale) for given in zip(z, real, classes_of, strict=True)]
+        inputs_g = [(*given, scale, view) for *given, view in zip(z, real, classes_of, views("generator"), strict=True)]
         loss_g, fake = _backward(generator_loss, inputs_g, autocast)
         _apply(state.optimizer_g)
 
         state.discriminator.requires_grad_(True)
-        inputs_d = [(x, y, c, scale, weights, m) for x, y, c, m in zip(real, fake, classes_of, mix, strict=True)]
+        given_d = zip(real, fake, classes_of, mix, views("discriminator"), strict=True)
+        inputs_d = [(x, y, c, scale, weights, m, view) for x, y, c, m, view in given_d]
         loss_d, sums = _backward(discriminator_loss, inputs_d, autocast)
         _apply(state.optimizer_d)
 
@@ -83,6 +94,9 @@ def make_step(
             dist.all_reduce(shared)
         means = (shared[:-1].double() / training.batch).tolist()
         figures = dict(zip(("loss_g", "loss_d", *SUMS), means, strict=True))
+        state.strength = augmentation.after(state.strength, figures["sign_real"])
+        if training.augment == "ada":
+            figures["augment_p"] = p
         for penalty in ("r1", "r2", "gp"):
             if not getattr(weights, penalty):
                 del figures[penalty]

@@ -26,11 +26,11 @@ DEAD = f"http://127.0.0.1:{_dead_port()}"
 
 # arguments, environment, what the line has to name, what it has to offer
 MISTAKES = {
-    "no such recipe": (["run", "nowhere.yaml"], {}, "nowhere.yaml", "presets: mnist"),
+    "no such recipe": (["run", "nowhere.yaml"], {}, "nowhere.yaml", "presets: cifar10"),
     "recipe is not YAML": (["run", "broken.yaml"], {}, "broken.yaml", "YAML"),
     "recipe is empty": (["run", "empty.yaml"], {}, "empty.yaml", "config show"),
     "recipe has no name": (["run", "nameless.yaml"], {}, "name", "add it"),
-    "recipe is a folder": (["run", "images"], {}, "images", "presets: mnist"),
+    "recipe is a folder": (["run", "images"], {}, "images", "presets: cifar10"),
     "unknown key": (["run", "mnist", "--set", "training.btch=3"], {}, "training.btch", "config show"),
     "unknown section": (["run", "mnist", "--set", "trainig.batch=3"], {}, "trainig", "config show"),
     "not an assignment": (["run", "mnist", "--set", "nonsense"], {}, "nonsense", "section.key=value"),
@@ -47,6 +47,15 @@ MISTAKES = {
     "not a truncation": (["generate", "mnist", "--truncation", "nan"], {}, "--truncation", "--help"),
     "endless truncation": (["generate", "mnist", "--truncation", "inf"], {}, "--truncation", "--help"),
     "resolution no network makes": (["run", "mnist", "--set", "data.resolution=30"], {}, "30", "power of two"),
+    "an option that the family does not take": (
+        ["run", "mnist", "--set", "model.attention=14"], {}, "dcgan networks take no attention", "options are widths",
+    ),
+    "rows that make no group": (
+        ["run", "mnist", "--set", "model.family=stylegan2", "--set", "model.group=5"], {}, "model.group 5", "batch",
+    ),
+    "an augmentation that has no p": (
+        ["run", "mnist", "--set", "training.augment_p=0.5"], {}, "augment_p has no meaning", "ada",
+    ),
     "no such family": (["run", "mnist", "--set", "model.family=vae"], {}, "model.family", "dcgan"),
     "no such encoding": (["run", "mnist", "--set", "data.encoding=gif"], {}, "data.encoding", "webp"),
     "no such source": (["run", "mnist", "--set", "data.source=nowhere"], {}, "nowhere", "folder"),

@@ -3,12 +3,8 @@ import torch
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These tensors are so small that two threads take three times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def small_tensors(one_thread):
+    pass
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+import torch
 from pydantic import BaseModel, ValidationError
 
+from ganmodels.networks import build_discriminator, build_generator
 from pipeline.config import Config, Data, Section, load_config, parse_config, presets
 from pipeline.digest import canonical_json, digest
 from pipeline.errors import UserError
@@ -78,7 +80,16 @@ def test_every_preset_loads_and_survives_its_own_json(name):
 
 
 def test_there_are_the_presets_that_the_documents_name():
-    assert {"mnist", "small"} <= set(presets())
+    assert {"mnist", "small", "cifar10", "ffhq64", "ffhq256", "imagenet64"} <= set(presets())
+
+
+@pytest.mark.parametrize(("classes", "counts"), [(0, (20_732_160, 20_683_776)), (10, (20_781_952, 21_280_512))])
+def test_a_published_recipe_has_networks_of_the_published_size(classes, counts):
+    """R3GAN's for CIFAR-10 (Huang et al. 2024)."""
+    spec = load_config("cifar10").network_spec(3, classes)
+    with torch.device("meta"):
+        networks = build_generator(spec), build_discriminator(spec)
+    assert tuple(sum(weight.numel() for weight in network.parameters()) for network in networks) == counts
 
 
 # --set
@@ -323,6 +334,14 @@ KEYS: dict[str, tuple[Any, bool]] = {
     "model.width": (16, True),
     "model.max_width": (64, True),
     "model.conditional": (False, True),
+    "model.widths": ([32, 16, 8], True),
+    "model.cardinality": ([4, 2, 1], True),
+    "model.blocks": (1, True),
+    "model.spectral_norm": ("both", True),
+    "model.attention": (14, True),
+    "model.w_dim": (64, True),
+    "model.mapping_layers": (2, True),
+    "model.group": (2, True),
     "training.images": (300_000, False),  # a run may be continued
     "training.batch": (32, True),
     "training.accumulate": (2, True),
@@ -337,6 +356,11 @@ KEYS: dict[str, tuple[Any, bool]] = {
     "training.beta1": (0.5, True),
     "training.beta2": (0.9, True),
     "training.ema_half_life": (5_000, True),
+    "training.augment": ("diffaugment", True),
+    "training.augment_p": (0.5, True),
+    "training.augment_target": (0.5, True),
+    "training.augment_images": (100_000, True),
+    "training.augment_operations": ({"hue": 0.5}, True),
     "training.seed": (1, True),
     # What it came to counts, "bf16" or "fp32": run_name is told. "auto" on two machines may be two runs.
     "training.precision": ("fp32", False),
@@ -359,6 +383,8 @@ def test_a_run_is_another_exactly_where_the_weights_are(key):
     value, changes = KEYS[key]
     # Spelled out, so that a source's defaults do not change along with it.
     values = load_config("mnist").model_dump(mode="json")
+    if key in ("training.augment_p", "training.augment_operations"):
+        values["training"]["augment"] = "ada"  # no other takes them
     config = parse_config(values, "recipe")
     *sections, last = key.split(".")
     inner = values

@@ -15,11 +15,16 @@ WAYS = {
     "r1": {"from": 2, "to": 0.5, "over": 200, "shape": "ramp"}, "ema_half_life": {"from": 0, "to": 200, "over": 300},
 }  # fmt: skip
 PARTS = {"accumulate": 2, "loss": "relativistic_average", "gp": 1.0, "penalty_method": "finite_difference", **WAYS}
+ADA = {"augment": "ada", "augment_target": 0, "augment_images": 500}
 
 CASES = [
     pytest.param(1, {}, id="1-fp32"),
-    pytest.param(1, {"bf16": True, "family": "resnet", "loss": "relativistic", "r2": 1.0}, id="1-bf16-resnet"),
-    pytest.param(2, {"bf16": True, **PARTS}, id="2-bf16-parts"),
+    pytest.param(
+        1,
+        {"bf16": True, "family": "resnet", "loss": "relativistic", "r2": 1.0, "augment": "diffaugment"},
+        id="1-bf16-resnet",
+    ),
+    pytest.param(2, {"bf16": True, **PARTS, **ADA}, id="2-bf16-parts"),
     # DDP's ring adds in another order from three ranks on if its buckets change after the first step.
     pytest.param(3, {}, id="3-fp32"),
     pytest.param(4, {"family": "resnet", "penalty_every": 1}, id="4-fp32-resnet"),

@@ -1,16 +1,19 @@
 """A step in parts, by schedules, and on one rank or several."""
 
 import copy
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from ganmodels.ada.strength import Heuristic, Strength, adjusted
 from ganmodels.losses import LOSSES
 from ganmodels.randomness import generator as keyed
 from ganmodels.randomness import latents
 from ganmodels.spec import NetworkSpec
+from ganmodels.spectral import power_iteration
 from pipeline.config import Training
 from pipeline.shards.order import streams_of
 from pipeline.training.state import TrainState, fresh_state
@@ -22,22 +25,16 @@ STREAMS, BATCH = 8, 16
 Values = dict[str, np.ndarray]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These tensors are so small that two threads take many times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def stepping(training: Training, rank: int = 0, world: int = 1) -> tuple[TrainState, Step]:
+def stepping(training: Training, rank: int = 0, world: int = 1, spec: NetworkSpec = SPEC) -> tuple[TrainState, Step]:
     """Float64, so that ranks differ by rounding alone."""
-    state = fresh_state(SPEC, training, torch.device("cpu"))
+    state = fresh_state(spec, training, torch.device("cpu"))
     for network in (state.generator, state.discriminator, state.ema):
         network.double()
     streams = streams_of(rank, world, STREAMS)
-    return state, make_step(state, training, spec=SPEC, streams=streams, all_streams=STREAMS, bf16=False)
+    return state, make_step(state, training, spec=spec, streams=streams, all_streams=STREAMS, bf16=False)
 
 
 def rows_of(step: int, rank: int = 0, world: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,13 +124,52 @@ def test_a_scheduled_gamma_weighs_the_penalty():
         assert with_it["loss_d"] - without["loss_d"] == pytest.approx(gamma / 2 * with_it["r1"], rel=1e-9)
 
 
+def test_p_follows_the_signs_of_real_logits_and_is_kept_with_the_state():
+    training = Training(batch=BATCH, augment="ada", augment_target=0.0, augment_images=640)
+    state, step = stepping(training)
+    expected = Strength()
+    for index in range(40):
+        figures = step(*rows_of(index), False)[0]
+        assert figures["augment_p"] == expected.p
+        expected = adjusted(expected, Heuristic(0.0, 640), figures["sign_real"] * BATCH, BATCH)
+        assert state.strength == expected
+    assert expected.p > 0
+    again, _ = stepping(training)
+    again.load(state.to_files(), json.loads(json.dumps(state.to_json())))
+    assert again.strength == expected
+
+
+@pytest.mark.parametrize("recipe", [{"augment": "ada", "augment_p": 1.0}, {"augment": "diffaugment"}])
+def test_an_augmentation_changes_what_is_learnt_and_none_is_no_augmentation(recipe):
+    plain = gradients_of_a_step(Training(batch=BATCH))[1]
+    changed = gradients_of_a_step(Training.model_validate({"batch": BATCH, **recipe}))[1]
+    assert all(not one.equal(other) for one, other in zip(plain[:1], changed[:1], strict=True))
+    at_zero = gradients_of_a_step(Training(batch=BATCH, augment="ada", augment_p=0.0))[1]
+    assert all(one.equal(other) for one, other in zip(plain, at_zero, strict=True))
+
+
+def test_spectral_norm_turns_once_a_step():
+    spec = NetworkSpec("resnet", 16, 1, classes=3, z_dim=5, width=2, max_width=4, spectral_norm="both")
+    state, step = stepping(Training(batch=BATCH), spec=spec)
+    expected = copy.deepcopy(state)
+    step(*rows_of(0), False)
+    for name in ("generator", "discriminator"):
+        power_iteration(getattr(expected, name))
+        turned, found = getattr(expected, name).state_dict(), getattr(state, name).state_dict()
+        vectors = [key for key in found if key.endswith(".u")]
+        assert vectors and all(found[key].equal(turned[key]) for key in vectors)
+
+
 SCHEDULED = {
     "batch": BATCH, "loss": "relativistic_average", "penalty_every": 4,
     "r1": {"from": 1.0, "to": 0.1, "over": 1600}, "r2": 0.5,
     "learning_rate": {"from": 1e-3, "to": 2e-4, "over": 1600}, "beta2": {"from": 0.9, "to": 0.99, "over": 1600},
     "ema_half_life": {"from": 0, "to": 500, "over": 1600},
 }  # fmt: skip
-IN_PARTS = {"batch": BATCH, "accumulate": 2, "r1": 1.0, "gp": 0.3, "penalty_every": 2, "loss": "relativistic_average"}
+IN_PARTS = {
+    "batch": BATCH, "accumulate": 2, "r1": 1.0, "gp": 0.3, "penalty_every": 2, "loss": "relativistic_average",
+    "augment": "ada", "augment_p": 0.6,
+}  # fmt: skip
 
 
 def on_a_rank(rank: int, world: int, recipe: dict, steps: int) -> tuple[Values, list[dict[str, float]]]:
