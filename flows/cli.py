@@ -1,8 +1,12 @@
 """The `ganline` command."""
 
+import atexit
+import os
 import signal
 import sys
-from typing import Annotated
+import threading
+from contextlib import suppress
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -159,6 +163,7 @@ def config_validate(recipe: Recipe, sets: Sets = None, as_json: Json = False) ->
 
     def act(console: Console) -> None:
         config = load_config(recipe, sets)
+        config.network_spec(config.data.channels or 3, int(bool(config.model.conditional)))
         console.result({"valid": True, "name": config.name}, [f"{recipe} is valid"])
 
     run_command(act, as_json)
@@ -190,4 +195,16 @@ def main() -> None:
         code = EXIT_BAD_INPUT
     except typer.Abort:
         code = 128 + signal.SIGINT
-    sys.exit(code)
+    _leave(code or 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """As Python does, but for the end: there C++ libraries are torn down, and on a busy machine one of them now and
+    then aborts a command that is done.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more, or it is closed
+            stream.flush()
+    os._exit(code)

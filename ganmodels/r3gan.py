@@ -136,7 +136,7 @@ class Discriminator(nn.Module):
 def _stages(spec: NetworkSpec) -> nn.ModuleList:
     """The blocks of each resolution, from the smallest up. Raises ValueError for a cardinality that does not divide."""
     widths = [width for _, width in pyramid(spec)]
-    cardinality = spec.cardinality or tuple(max(1, width // 8) for width in widths)
+    cardinality = spec.cardinality or tuple(map(_eighth, widths))
     if len(cardinality) != len(widths):
         raise ValueError(f"cardinality {list(cardinality)} is not one for each of the widths {widths}")
     for groups, width in zip(cardinality, widths, strict=True):
@@ -160,3 +160,8 @@ def _change_of_width(a: int, b: int) -> nn.Module:
 def _init(weight: torch.Tensor, gain: float = 1.0) -> None:
     """Normal, `gain / sqrt(fan-in)` wide (He et al. 2015)."""
     nn.init.normal_(weight, std=gain / math.sqrt(weight[0].numel()))
+
+
+def _eighth(width: int) -> int:
+    """Groups for a width that says nothing of them: an eighth of it, or the next fewer that divide its convolution."""
+    return next(groups for groups in range(max(1, width // 8), 0, -1) if EXPANSION * width % groups == 0)

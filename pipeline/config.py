@@ -198,7 +198,7 @@ class Model(Section):
     )  # fmt: skip
     cardinality: tuple[Positive, ...] = Field(
         NetworkSpec.cardinality, json_schema_extra=LATER,
-        description="r3gan: groups of each map's 3x3 convolutions; default: an eighth of its width",
+        description="r3gan: groups of each map's 3x3 convolutions; default: an eighth of its width, or a little fewer",
     )  # fmt: skip
     blocks: Positive = Field(
         NetworkSpec.blocks, json_schema_extra=LATER, description="r3gan: residual blocks a resolution"
@@ -281,9 +281,16 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _augments(self) -> "Training":
-        for key in ("augment_p", "augment_operations"):
-            if self.augment != "ada" and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} has no meaning for augment {self.augment}; it is for ada")
+        ada, follows = self.augment == "ada", self.augment == "ada" and self.augment_p is None
+        taken = {
+            "augment_p": ada, "augment_operations": ada, "augment_target": follows, "augment_images": follows,
+        }  # fmt: skip
+        for key, has_meaning in taken.items():
+            if not has_meaning and getattr(self, key) != type(self).model_fields[key].default:
+                needed = "ada" if not ada else "ada without augment_p"
+                raise ValueError(f"{key} has no meaning here; it is for augment {needed}")
+        if follows and self.loss.startswith("relativistic"):
+            raise ValueError(f"augment_p can not follow the signs of logits under loss {self.loss}; give augment_p")
         return self
 
     @model_validator(mode="after")
@@ -366,10 +373,13 @@ class Config(Section):
         spec = NetworkSpec(
             resolution=self.data.resolution, channels=channels, classes=classes if conditional else 0, **given
         )
-        from ganmodels.networks import rows_together  # which takes torch along
+        import torch  # only here: most commands do without
+
+        from ganmodels.networks import build_discriminator, build_generator, rows_together
 
         try:
-            pyramid(spec)
+            with torch.device("meta"):  # shapes alone
+                build_generator(spec), build_discriminator(spec)
             together = rows_together(spec)
         except ValueError as error:
             raise UserError(f"model: {error}") from None

@@ -29,28 +29,38 @@ def guarded(folder: str) -> Iterator[None]:
 
 
 def _main(folder: str) -> None:
-    driver = os.getppid()
+    folder, driver, quiet = os.path.realpath(folder), os.getppid(), 0
     sys.stdin.buffer.read()  # until the driver's end is closed, by the driver or by the kernel
     for _ in range(_ROUNDS):
         left = [pid for pid in _processes(folder) if pid != driver]
         for pid in left:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        if not left:
+        quiet = 0 if left else quiet + 1
+        if quiet == 2:  # one that was about to start another is gone by then too
             break
         time.sleep(0.2)
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _processes(folder: str) -> Iterator[int]:
-    """Those that hold a file there open: all of Ray's have a log, what its workers start inherits it, and the driver.
+    """Those that write to a file there: all of Ray's have a log, what its workers start inherits it, and the driver.
 
     Not those that have a mark of ours in their environment: Ray's agents write their titles over it.
     """
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile, or is another user's
-            if any(os.readlink(file).startswith(f"{folder}/") for file in (process / "fd").iterdir()):
+            if any(_writes(process, file.name, folder) for file in (process / "fd").iterdir()):
                 yield int(process.name)
+
+
+def _writes(process: Path, file: str, folder: str) -> bool:
+    """Whether it has that open file below `folder`, and not only to read it."""
+    with suppress(OSError):  # closed meanwhile
+        if os.readlink(process / "fd" / file).startswith(f"{folder}/"):
+            flags = (process / "fdinfo" / file).read_text().split("flags:")[1].split()[0]
+            return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
+    return False
 
 
 if __name__ == "__main__":

@@ -50,11 +50,15 @@ MISTAKES = {
     "an option that the family does not take": (
         ["run", "mnist", "--set", "model.attention=14"], {}, "dcgan networks take no attention", "options are widths",
     ),
+    "a map that cannot attend": (
+        ["config", "validate", "mnist", "--set", "model.family=resnet", "--set", "model.attention=5"], {},
+        "attention 5", "one of [14]",
+    ),
     "rows that make no group": (
         ["run", "mnist", "--set", "model.family=stylegan2", "--set", "model.group=5"], {}, "model.group 5", "batch",
     ),
     "an augmentation that has no p": (
-        ["run", "mnist", "--set", "training.augment_p=0.5"], {}, "augment_p has no meaning", "ada",
+        ["run", "mnist", "--set", "training.augment_p=0.5"], {}, "augment_p has no meaning", "augment ada",
     ),
     "no such family": (["run", "mnist", "--set", "model.family=vae"], {}, "model.family", "dcgan"),
     "no such encoding": (["run", "mnist", "--set", "data.encoding=gif"], {}, "data.encoding", "webp"),

@@ -383,7 +383,7 @@ def test_a_run_is_another_exactly_where_the_weights_are(key):
     value, changes = KEYS[key]
     # Spelled out, so that a source's defaults do not change along with it.
     values = load_config("mnist").model_dump(mode="json")
-    if key in ("training.augment_p", "training.augment_operations"):
+    if key.startswith("training.augment_"):
         values["training"]["augment"] = "ada"  # no other takes them
     config = parse_config(values, "recipe")
     *sections, last = key.split(".")

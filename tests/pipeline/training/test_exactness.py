@@ -15,7 +15,7 @@ WAYS = {
     "r1": {"from": 2, "to": 0.5, "over": 200, "shape": "ramp"}, "ema_half_life": {"from": 0, "to": 200, "over": 300},
 }  # fmt: skip
 PARTS = {"accumulate": 2, "loss": "relativistic_average", "gp": 1.0, "penalty_method": "finite_difference", **WAYS}
-ADA = {"augment": "ada", "augment_target": 0, "augment_images": 500}
+ADA = {"augment": "ada", "augment_p": {"from": 0, "to": 1, "over": 300}}
 
 CASES = [
     pytest.param(1, {}, id="1-fp32"),
