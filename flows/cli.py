@@ -14,7 +14,7 @@ from flows import care, indexing, models, preflight, summary
 from flows.command import EXIT_BAD_INPUT, local_root, run_command, working
 from flows.console import Console
 from flows.options import Json, Recipe, Restart, Sets, StorageOption, existing, prepared
-from pipeline.config import load_config, parse_config
+from pipeline.recipe import load_config, parse_config
 
 # Heavy imports (torch, Ray, MLflow, Prefect) stay inside the commands that need them: `--help` answers at once.
 

@@ -7,7 +7,8 @@ import typer
 from flows.command import run_command, working
 from flows.console import Console
 from flows.options import Json, StorageOption, prepared
-from pipeline.config import parse_config
+from flows.summary import contents_line, contents_values
+from pipeline.recipe import parse_config
 
 if TYPE_CHECKING:
     from pipeline.shards.foreign.on_ray import Indexed
@@ -59,26 +60,8 @@ def index(
 
 
 def index_values(indexed: "Indexed") -> dict[str, Any]:
-    return {
-        "name": indexed.dataset.name,
-        "digest": indexed.dataset.digest,
-        "samples": sum(indexed.samples.values()),
-        "held_out": indexed.samples["held_out"],
-        "classes": indexed.classes,
-        "tars": indexed.tars,
-        "tars_read": indexed.tars_read,
-        "quarantined": sum(indexed.quarantined.values()),
-        "quarantined_by_reason": indexed.quarantined,
-        "duplicates": indexed.duplicates,
-    }
+    return contents_values(indexed, tars=indexed.tars, tars_read=indexed.tars_read)
 
 
 def index_line(indexed: "Indexed") -> str:
-    classes = f", {len(indexed.classes)} classes" if indexed.classes else ""
-    quarantined = "".join(f", {count:,} quarantined as {reason}" for reason, count in indexed.quarantined.items())
-    duplicates = f", {indexed.duplicates:,} duplicates left out" if indexed.duplicates else ""
-    return (
-        f"dataset {indexed.dataset.name} {indexed.dataset.digest[:12]}: {sum(indexed.samples.values()):,} images"
-        f"{classes}, {indexed.samples['held_out']:,} held out, in {indexed.tars} tars, {indexed.tars_read} of them"
-        f" read now{quarantined}{duplicates}"
-    )
+    return contents_line(indexed, f", in {indexed.tars} tars, {indexed.tars_read} of them read now")

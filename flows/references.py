@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from flows.stages import Training, averaged_generator, finished
 from ganmodels.spec import NetworkSpec
-from pipeline.config import Config, parse_config
+from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.recipe import parse_config
 from pipeline.registry.generator import Generator
 from pipeline.registry.lookup import load
 from pipeline.registry.server import client

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # so that a command imports only what it runs
     from pipeline.registry.lookup import Found
     from pipeline.shards.on_ray import Ingest
     from pipeline.shards.verify import Verification
+    from pipeline.shards.version import Contents
 
 
 _AT_A_GLANCE = ("frechet", "kernel", "precision", "recall")
@@ -83,28 +84,34 @@ def _shown(place: Storage, path: str) -> str:
 
 
 def ingest_values(ingest: "Ingest") -> dict[str, Any]:
-    return {
-        "name": ingest.dataset.name,
-        "digest": ingest.dataset.digest,
-        "samples": sum(ingest.samples.values()),
-        "held_out": ingest.samples["held_out"],
-        "classes": ingest.classes,
-        "shards_written": ingest.shards_written,
-        "shards_reused": ingest.shards_reused,
-        "quarantined": sum(ingest.quarantined.values()),
-        "quarantined_by_reason": ingest.quarantined,
-        "duplicates": ingest.duplicates,
-    }
+    return contents_values(ingest, shards_written=ingest.shards_written, shards_reused=ingest.shards_reused)
 
 
 def ingest_line(ingest: "Ingest") -> str:
-    classes = f", {len(ingest.classes)} classes" if ingest.classes else ""
-    quarantined = "".join(f", {count:,} quarantined as {reason}" for reason, count in ingest.quarantined.items())
-    duplicates = f", {ingest.duplicates:,} duplicates left out" if ingest.duplicates else ""
+    return contents_line(ingest, f"; {ingest.shards_written} shards written, {ingest.shards_reused} reused")
+
+
+def contents_values(contents: "Contents", **more: int) -> dict[str, Any]:
+    return {
+        "name": contents.dataset.name,
+        "digest": contents.dataset.digest,
+        "samples": sum(contents.samples.values()),
+        "held_out": contents.samples["held_out"],
+        "classes": contents.classes,
+        **more,
+        "quarantined": sum(contents.quarantined.values()),
+        "quarantined_by_reason": contents.quarantined,
+        "duplicates": contents.duplicates,
+    }
+
+
+def contents_line(contents: "Contents", more: str) -> str:
+    classes = f", {len(contents.classes)} classes" if contents.classes else ""
+    quarantined = "".join(f", {count:,} quarantined as {reason}" for reason, count in contents.quarantined.items())
+    duplicates = f", {contents.duplicates:,} duplicates left out" if contents.duplicates else ""
     return (
-        f"dataset {ingest.dataset.name} {ingest.dataset.digest[:12]}: {sum(ingest.samples.values()):,} images{classes},"
-        f" {ingest.samples['held_out']:,} held out; {ingest.shards_written} shards written,"
-        f" {ingest.shards_reused} reused{quarantined}{duplicates}"
+        f"dataset {contents.dataset.name} {contents.dataset.digest[:12]}: {sum(contents.samples.values()):,} images"
+        f"{classes}, {contents.samples['held_out']:,} held out{more}{quarantined}{duplicates}"
     )
 
 

@@ -5,11 +5,8 @@ uses (`MLFLOW_TRACKING_URI`, `PREFECT_API_URL`, `RAY_ADDRESS`, `AWS_*`). All dur
 """
 
 import re
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -17,7 +14,6 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictInt,
-    ValidationError,
     model_validator,
 )
 
@@ -25,7 +21,16 @@ from ganmodels.spec import NetworkSpec, pyramid
 from pipeline.digest import digest
 from pipeline.errors import UserError
 from pipeline.ingest.problems import Policy, complete_policies
-from pipeline.scheduled import Decay, Rate, ScheduledDecay, ScheduledRate, ScheduledShare, ScheduledWeight, Weight
+from pipeline.scheduled import (
+    Decay,
+    Rate,
+    ScheduledDecay,
+    ScheduledRate,
+    ScheduledShare,
+    ScheduledWeight,
+    Share,
+    Weight,
+)
 
 # Marks a key that does not change the weights, so it is no part of a run's identity.
 OPERATIONAL: dict[str, Any] = {"operational": True}
@@ -49,7 +54,6 @@ def _not_taken(name: str) -> str:
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"), AfterValidator(_not_taken)]
 Positive = Annotated[StrictInt, Field(gt=0)]  # else `true` would be 1
-Share = Annotated[float, Field(ge=0, le=1)]
 Operation = Literal[
     "xflip", "rotate90", "xint", "scale", "rotate", "aniso", "xfrac", "brightness", "contrast", "lumaflip", "hue",
     "saturation", "imgfilter", "noise", "cutout",
@@ -287,7 +291,7 @@ class Training(Section):
         }  # fmt: skip
         for key, has_meaning in taken.items():
             if not has_meaning and getattr(self, key) != type(self).model_fields[key].default:
-                needed = "ada" if not ada else "ada without augment_p"
+                needed = "ada without augment_p" if key in ("augment_target", "augment_images") else "ada"
                 raise ValueError(f"{key} has no meaning here; it is for augment {needed}")
         if follows and self.loss.startswith("relativistic"):
             raise ValueError(f"augment_p can not follow the signs of logits under loss {self.loss}; give augment_p")
@@ -408,78 +412,3 @@ class Config(Section):
     def digest(self) -> str:
         sections = {key: value.counted() for key, value in self if isinstance(value, Section)}
         return digest({**self.model_dump(mode="json"), **sections})
-
-
-def presets() -> list[str]:
-    """Names of the recipes that ship with Ganline."""
-    folder = resources.files("pipeline") / "presets"
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
-    """A YAML file or a preset's name, with `a.b=value` on top; raises UserError in one line."""
-    values = _read_recipe(recipe)
-    for override in overrides or []:
-        _override(values, override)
-    return parse_config(values, f"recipe {recipe}")
-
-
-def parse_config(values: dict[str, Any], origin: str) -> Config:
-    """Raises UserError in one line that names `origin` and every wrong key."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"{origin}: {_explain(error)}") from None
-
-
-def _read_recipe(recipe: str) -> dict[str, Any]:
-    if recipe in presets():
-        text = (resources.files("pipeline") / "presets" / f"{recipe}.yaml").read_text()
-    else:
-        try:
-            text = Path(recipe).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"no recipe {recipe}: {getattr(error, 'strerror', None) or 'not a text file'};"
-                f" give a YAML file or one of the presets: {', '.join(presets())}"
-            ) from None
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"recipe {recipe} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"recipe {recipe} holds no keys; see `ganline config show mnist` for one that does")
-    return values
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    keys = path.split(".")
-    if not equals or not all(keys):
-        raise UserError(f"--set {override}: write it as section.key=value")
-    for key in keys[:-1]:
-        inner = values.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise UserError(f"--set {override}: {key} is not a section")
-        values = inner
-    try:
-        values[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: the value is not YAML") from None
-
-
-def _explain(error: ValidationError) -> str:
-    problems = []
-    for problem in error.errors():
-        # In brackets stands which of two forms a value was taken for.
-        where = ".".join(part for part in problem["loc"] if isinstance(part, str) and not part.startswith("("))
-        if problem["type"] == "extra_forbidden":
-            said = "no such key; `ganline config show mnist` lists them all"
-        elif problem["type"] == "missing":
-            said = "is missing; add it"
-        else:
-            said = problem["msg"].removeprefix("Value error, ")
-            if not isinstance(problem["input"], dict | BaseModel):
-                said += f" (it is {problem['input']!r})"
-        problems.append(f"{where}: {said}" if where else said)
-    return "; ".join(problems)

@@ -44,12 +44,12 @@ def _form(given: Any) -> str:
 _NUMBER, _SCHEDULE, _EITHER = Tag("(number)"), Tag("(schedule)"), Discriminator(_form)
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Part = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 ScheduledWeight = Annotated[Annotated[Weight, _NUMBER] | Annotated[Schedule[Weight], _SCHEDULE], _EITHER]
 ScheduledDecay = Annotated[Annotated[Decay, _NUMBER] | Annotated[Schedule[Decay], _SCHEDULE], _EITHER]
-ScheduledShare = Annotated[Annotated[Part, _NUMBER] | Annotated[Schedule[Part], _SCHEDULE], _EITHER]
+ScheduledShare = Annotated[Annotated[Share, _NUMBER] | Annotated[Schedule[Share], _SCHEDULE], _EITHER]
 # It may begin or end at zero, where nothing is learnt.
 ScheduledRate = Annotated[Annotated[Rate, _NUMBER] | Annotated[Schedule[Weight], _SCHEDULE], _EITHER]

@@ -28,14 +28,14 @@ from pipeline.shards.forgotten import forgotten_keys
 from pipeline.shards.hostile import surviving
 from pipeline.shards.job import Job, make_job
 from pipeline.shards.listing import write_listing
-from pipeline.shards.manifest import DatasetRef, Shard, commit_version
+from pipeline.shards.manifest import Shard, commit_version
 from pipeline.shards.parts import PREPARED_SCHEMA, part_path, parts_folder
 from pipeline.shards.plan import Division, choose, compare, divide, place, shard_plans, take_before, unread
 from pipeline.shards.prepare import prepare_chunk
 from pipeline.shards.store import Stored
 from pipeline.shards.stored import write_stored
 from pipeline.shards.tables import Tables
-from pipeline.shards.version import Outcome, assemble, conclude, read_before, settle
+from pipeline.shards.version import Contents, Outcome, assemble, conclude, read_before, settle
 from pipeline.shards.write import ShardPlan, write_shard
 from pipeline.storage import Storage, cache_root, sha256
 
@@ -44,17 +44,12 @@ _TRIES = 2  # more, of a task that died
 
 
 @dataclass(frozen=True)
-class Ingest:
-    """What one ingest found and did. `samples` by split, `quarantined` by reason."""
+class Ingest(Contents):
+    """What one ingest found and did."""
 
-    dataset: DatasetRef
-    samples: dict[str, int]
-    classes: list[str]
     channels: int
     shards_written: int
     shards_reused: int
-    quarantined: dict[str, int]
-    duplicates: int
 
 
 def shard_images(

@@ -88,6 +88,17 @@ ORDER BY sha256, key
 
 
 @dataclass(frozen=True)
+class Contents:
+    """A version and what there is in it. `samples` by split, `quarantined` by reason."""
+
+    dataset: DatasetRef
+    samples: dict[str, int]
+    classes: list[str]
+    quarantined: dict[str, int]
+    duplicates: int
+
+
+@dataclass(frozen=True)
 class Before:
     """The version that an ingest starts from; none for the first, or when the pixels are made otherwise.
 

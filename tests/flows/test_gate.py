@@ -12,10 +12,11 @@ from flows.dry_run import describe_run
 from ganmodels.networks import build_generator
 from ganmodels.randomness import keyed_seed
 from ganmodels.saving import from_bytes, to_bytes
-from pipeline.config import Config, load_config
+from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluation.bootstrap import frechet_difference_interval
 from pipeline.evaluation.one_thread import one_thread
+from pipeline.recipe import load_config
 from pipeline.registry.lookup import load, lookup
 from pipeline.registry.releases import rollback
 from pipeline.registry.runs import open_run

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import load_config
+from pipeline.recipe import load_config
 from pipeline.shards import on_ray
 from pipeline.storage import Storage
 

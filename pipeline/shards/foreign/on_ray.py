@@ -10,7 +10,8 @@ from pipeline.progress import Progress, report
 from pipeline.shards.foreign.assemble import assemble
 from pipeline.shards.foreign.find import FoundTar, find_tars
 from pipeline.shards.foreign.scan import Job, Refused, scan_tar
-from pipeline.shards.manifest import DatasetRef, commit_version, dataset_folder, latest_version, load_manifest
+from pipeline.shards.manifest import commit_version, dataset_folder, latest_version, load_manifest
+from pipeline.shards.version import Contents
 from pipeline.storage import Storage
 
 _NAMED = 3
@@ -18,16 +19,11 @@ _TRIES = 2  # more, of a task that died
 
 
 @dataclass(frozen=True)
-class Indexed:
-    """What an indexing found. `samples` by split, `quarantined` by reason; `tars_read` were not known before."""
+class Indexed(Contents):
+    """What an indexing found; `tars_read` were not known before."""
 
-    dataset: DatasetRef
-    samples: dict[str, int]
-    classes: list[str]
     tars: int
     tars_read: int
-    quarantined: dict[str, int]
-    duplicates: int
 
 
 def index_tars(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import load_config
 from pipeline.errors import UserError
 from pipeline.ingest.image import Decoded, ImageRules, InvalidImage, decode, rules_of
 from pipeline.ingest.problems import PROBLEMS, check_shares, complete_policies
+from pipeline.recipe import load_config
 
 SIZE = 16
 NOISE = np.random.default_rng(0).integers(1, 255, (64, 64, 3), dtype=np.uint8)
