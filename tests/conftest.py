@@ -14,6 +14,8 @@ from s3_server import CLIENT_ENVIRONMENT, s3_server, s3_uri
 if TYPE_CHECKING:
     from gloo_ranks import GlooRanks
 
+from pipeline.progress import Progress, watcher
+
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
@@ -76,3 +78,25 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+class Heard:
+    """What was told of progress: `(stage, done, total)` each time, and the notes."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int, int | None]] = []
+        self.notes: list[str] = []
+
+    def report(self, progress: Progress) -> None:
+        self.told.append((progress.stage, progress.done, progress.total))
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
+@pytest.fixture
+def heard() -> Iterator[Heard]:
+    listener = Heard()
+    token = watcher.set(listener)
+    yield listener
+    watcher.reset(token)

@@ -37,9 +37,11 @@ def _descendants(pid: int) -> set[int]:
 
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
-    """The names of Ray's sockets may have 107 letters."""
+    """The names of Ray's sockets may have 107 letters. A link, as temporary folders sometimes are."""
     with tempfile.TemporaryDirectory(prefix="g") as folder:
-        yield Path(folder)
+        (Path(folder) / "real").mkdir()
+        (Path(folder) / "link").symlink_to("real")
+        yield Path(folder) / "link"
 
 
 def test_nothing_is_left_of_it_when_its_driver_is_killed(short_folder):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.progress import watcher
 from pipeline.shards.index import Index, read_index
 from pipeline.shards.manifest import DatasetRef, Shard, load_manifest
 from pipeline.shards.on_ray import shard_images
@@ -114,18 +113,10 @@ def test_images_without_classes_are_sound(storage, data, make_tree, tmp_path):
     assert verify_dataset(storage, shard_images(storage, "plain", data(source)).dataset).ok
 
 
-def test_progress_counts_samples_to_the_end(storage, dataset):
-    told = []
+def test_progress_counts_samples_to_the_end(storage, dataset, heard):
 
-    class Watcher:
-        def report(self, progress):
-            told.append((progress.stage, progress.done, progress.total))
-
-        def note(self, line): ...
-
-    token = watcher.set(Watcher())
     verify_dataset(storage, dataset)
-    watcher.reset(token)
+    told = heard.told
     assert told[0] == ("verify", 0, 50) and told[-1] == ("verify", 50, 50)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.progress import watcher
 from pipeline.shards.index import to_parquet
 from pipeline.shards.manifest import DatasetRef, load_manifest
 from pipeline.shards.on_ray import shard_images
@@ -215,19 +214,12 @@ def test_it_is_made_once_and_again_when_there_is_more_to_say(storage, source, in
     assert "1 of 101 files" in read(storage, dataset).text
 
 
-def test_what_goes_wrong_with_it_is_a_note_and_no_more(storage, ingest):
-    dataset, told = ingest(), []
-
-    class Watcher:
-        def report(self, progress): ...
-
-        def note(self, line):
-            told.append(line)
+def test_what_goes_wrong_with_it_is_a_note_and_no_more(storage, ingest, heard):
+    dataset = ingest()
 
     for shard in load_manifest(storage, dataset).shards:
         storage.delete(f"datasets/pets/shards/{shard.sha256}.tar")
-    token = watcher.set(Watcher())
     assert report_once(storage, dataset) is None
-    watcher.reset(token)
+    told = heard.notes
     assert len(told) == 1 and told[0].startswith(f"no report on dataset pets {dataset.digest[:12]}: DamagedShard: ")
     assert not storage.exists(report_path(dataset))

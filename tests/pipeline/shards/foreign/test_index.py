@@ -14,7 +14,6 @@ import pytest
 import webdataset
 
 from pipeline.errors import UserError
-from pipeline.progress import watcher
 from pipeline.shards.batches import StreamBatches
 from pipeline.shards.damage import DamagedShard
 from pipeline.shards.foreign import scan
@@ -294,18 +293,10 @@ def test_batches_are_a_function_of_the_step(storage, members, write, index, pixe
         assert numbers[image.tobytes()] % 3 == label
 
 
-def test_progress_ends_with_the_count(members, write, index):
-    told = []
+def test_progress_ends_with_the_count(members, write, index, heard):
 
-    class Watcher:
-        def report(self, progress):
-            told.append((progress.stage, progress.done, progress.total))
-
-        def note(self, line): ...
-
-    token = watcher.set(Watcher())
     index(*(write(f"{n}.tar", members(range(n * 5, n * 5 + 5))) for n in range(3)))
-    watcher.reset(token)
+    told = heard.told
     assert [done for _, done, _ in told] == [5, 10, 15] and told[-1] == ("index", 15, 15)
 
 
