@@ -3,9 +3,6 @@
 import math
 from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor
-
 
 @dataclass(frozen=True)
 class Heuristic:
@@ -24,16 +21,8 @@ class Strength:
     """Plain numbers, for a checkpoint: p, and what was seen since it last changed."""
 
     p: float = 0.0
-    signs: float = 0.0  # the sum of sign(D(real))
+    signs: float = 0.0  # the sum of sign(D(real)): of whole numbers, so exact, and the same at every world size
     images: int = 0
-
-
-def sign_sum(logits: Tensor) -> Tensor:
-    """The sum of the signs of this rank's logits of real images, a scalar of their precision or float32.
-
-    A sum of whole numbers: added over ranks it is exact, and so the same at every world size.
-    """
-    return logits.detach().sign().sum(dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def adjusted(strength: Strength, heuristic: Heuristic, signs: float, images: int) -> Strength:

@@ -158,3 +158,16 @@ def test_losses_under_bf16_autocast_are_float32(family):
         loss_g, fake = GeneratorObjective(generator, discriminator, recipe)(torch.randn(ROWS, 4), real, None, SCALE)
         loss_d, sums = DiscriminatorObjective(discriminator, recipe)(real, fake, None, SCALE, Weights(r1=1))
     assert (loss_g.dtype, loss_d.dtype, sums.dtype) == (torch.float32,) * 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_signs_of_real_logits_are_counted_exactly(dtype):
+    """bf16 stops counting at 256."""
+
+    class AsGiven(nn.Module):
+        def forward(self, x: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+            return x.flatten()
+
+    logits = torch.cat([torch.ones(3001), -torch.ones(1000), torch.zeros(5)]).to(dtype)[:, None, None, None]
+    _, sums = DiscriminatorObjective(AsGiven(), Objective())(logits, logits, None, 1.0, Weights())
+    assert sums.dtype == torch.float32 and sums[SUMS.index("sign_real")] == 2001
