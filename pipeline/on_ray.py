@@ -1,5 +1,6 @@
 """A Ray to work on: the one that `RAY_ADDRESS` names, or a cluster of our own on this machine."""
 
+import gc
 import logging
 import os
 import signal
@@ -63,6 +64,7 @@ def _started() -> Iterator[None]:
         stack.callback(ray.shutdown)
         with _own_sigterm():
             _join(address, own)
+        gc.freeze()  # what Ray has imported stays: to look through it for garbage takes 60 ms each time
         yield
 
 
@@ -101,17 +103,22 @@ def run_tasks(
 
     A few more tasks than there are CPUs are under way at once, so results never pile up.
     """
-    # Whether a task that died is tried again is the caller's matter: Ray would, for ever where memory ran out.
-    remote = ray.remote(num_cpus=1, max_retries=0)(function)
     shared_ref = ray.put(shared)
     limit = at_once or int(ray.cluster_resources().get("CPU", 1)) + 2
     under_way: deque[tuple[Any, ray.ObjectRef]] = deque()
     for argument in arguments:
-        under_way.append((argument, remote.remote(shared_ref, argument)))
+        under_way.append((argument, _task.remote(function, shared_ref, argument)))
         if len(under_way) >= limit:
             yield _result(*under_way.popleft())
     while under_way:
         yield _result(*under_way.popleft())
+
+
+# One for all functions, so that workers which have done one kind of work have what they need for the next. Whether a
+# task that died is tried again is the caller's matter: Ray would, for ever where memory ran out.
+@ray.remote(num_cpus=1, max_retries=0)
+def _task(function: Callable[..., Any], shared: Any, argument: Any) -> Any:
+    return function(shared, argument)
 
 
 def _result(argument: Any, task: ray.ObjectRef) -> Any:

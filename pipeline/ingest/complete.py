@@ -1,8 +1,9 @@
 """Is a file all there? Decoders stop at the last pixel, so they miss a lost tail or a damaged checksum."""
 
 import re
-import zlib
 from typing import NamedTuple
+
+from isal import isal_zlib
 
 from pipeline.ingest.invalid import InvalidImage
 
@@ -30,12 +31,22 @@ _SIGNATURES = {
 _PNG_DEFLATED = {b"zTXt", b"iTXt", b"iCCP"}
 _PNG_MOST_DEFLATED = 500
 
+# What may follow each chunk of a plain one: nothing that makes it transparent, turns it or moves it. What the chunks
+# beside the pixels say is not applied to any image.
+_PNG_BESIDE = (b"gAMA", b"pHYs", b"sRGB", b"tIME")
+_PNG_PLAIN = {
+    b"": (b"IHDR",),
+    **dict.fromkeys((b"IHDR", *_PNG_BESIDE), (*_PNG_BESIDE, b"IDAT")),
+    b"IDAT": (b"IDAT", b"IEND"),
+}
+
 
 class Counted(NamedTuple):
     """What a walk through the file met; 1 where it cannot tell."""
 
     frames: int = 1
     scans: int = 1  # passes over the pixels
+    plain: bool = False  # a PNG of which nothing but its size and its pixels matters
 
 
 def format_of(data: bytes) -> str | None:
@@ -54,8 +65,8 @@ def check_complete(data: bytes) -> Counted:
     """Raises InvalidImage, `truncated` or `corrupt`. Other formats: their decoder tells."""
     kind = format_of(data)
     if kind == "PNG":
-        _check_png(data)
-    elif kind == "JPEG":
+        return Counted(plain=_check_png(data))
+    if kind == "JPEG":
         return Counted(scans=_check_jpeg(data))
     elif kind == "GIF":
         return Counted(frames=_check_gif(data))
@@ -67,23 +78,24 @@ def check_complete(data: bytes) -> Counted:
     return Counted()
 
 
-def _check_png(data: bytes) -> None:
+def _check_png(data: bytes) -> bool:
+    """Whether it is a plain one."""
     # Pillow's verify() walks the chunks too, but takes IEND's checksum on trust.
     view = memoryview(data)
-    position, deflated = 8, 0
-    while True:
+    position, deflated, plain, last = 8, 0, True, b""
+    while last != b"IEND":
         end = position + 12 + int.from_bytes(view[position : position + 4], "big")
         if end > len(view):
             raise InvalidImage("truncated", f"PNG: it ends within the chunk at byte {position}")
-        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+        if isal_zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
             raise InvalidImage("corrupt", f"PNG: wrong checksum in the chunk at byte {position}")
         kind = data[position + 4 : position + 8]
-        if kind == b"IEND":
-            return
         deflated += kind in _PNG_DEFLATED
         if deflated > _PNG_MOST_DEFLATED:
             raise InvalidImage("corrupt", f"PNG: more than {_PNG_MOST_DEFLATED} compressed texts and profiles")
-        position = end
+        plain = plain and kind in _PNG_PLAIN.get(last, ())
+        position, last = end, kind
+    return plain
 
 
 def _check_jpeg(data: bytes) -> int:

@@ -16,6 +16,7 @@ from pipeline.ingest.complete import Counted, check_complete, format_of
 from pipeline.ingest.invalid import InvalidImage
 from pipeline.ingest.limits import check_work, tame
 from pipeline.ingest.partial import load_what_is_there
+from pipeline.ingest.plain_png import decode_plain_png
 from pipeline.ingest.problems import FIXED_BY_DEFAULT, fixes
 
 # Goes into the dataset's manifest: raise the version when a change here changes pixels.
@@ -113,6 +114,19 @@ def decode(data: bytes, rules: ImageRules, path: str = "") -> Decoded:
             raise
         meet(error.reason, error.detail)
         lost = error
+
+    def meet_size(width: int, height: int) -> None:
+        short, long = sorted((width, height))
+        if short < rules.min_side:
+            meet("too_small", f"{width} x {height}, a side below data.min_side {rules.min_side}")
+        if long > short * rules.max_aspect:
+            meet("extreme_aspect", f"{width} x {height}, above data.max_aspect {rules.max_aspect:g}")
+
+    plain = decode_plain_png(data, rules.max_pixels) if counted.plain else None
+    if plain is not None:
+        height, width, channels = plain.shape
+        meet_size(width, height)
+        return Decoded(_fitted(plain, rules), width, height, "L" if channels == 1 else "RGB", tuple(fixed))
     try:
         with Image.open(io.BytesIO(tame(data, kind, rules.max_pixels)), formats=(kind,)) as image:
             check_work(image, counted.scans, rules.max_pixels)
@@ -120,11 +134,7 @@ def decode(data: bytes, rules: ImageRules, path: str = "") -> Decoded:
                 raise lost
             if _is_animated(image, counted.frames):
                 meet("animated", f"{kind} of more than one frame")
-            short, long = sorted(image.size)
-            if short < rules.min_side:
-                meet("too_small", f"{image.width} x {image.height}, a side below data.min_side {rules.min_side}")
-            if long > short * rules.max_aspect:
-                meet("extreme_aspect", f"{image.width} x {image.height}, above data.max_aspect {rules.max_aspect:g}")
+            meet_size(image.width, image.height)
             mode = image.mode
             if "truncated" not in rules.fixes:
                 image.load()
@@ -144,6 +154,14 @@ def _is_animated(image: Image.Image, frames: int) -> bool:
         return frames > 1
     # MPO: a camera's JPEG with a second view or a preview.
     return image.format != "MPO" and getattr(image, "is_animated", False)
+
+
+def _fitted(pixels: np.ndarray, rules: ImageRules) -> np.ndarray:
+    """Of uint8 (h, w, 1 or 3), opaque and upright."""
+    if pixels.shape == (rules.resolution, rules.resolution, rules.channels):
+        return pixels
+    image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+    return _square(image.convert("L" if rules.channels == 1 else "RGB"), rules)
 
 
 def _square(image: Image.Image, rules: ImageRules) -> np.ndarray:

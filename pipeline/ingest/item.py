@@ -1,12 +1,11 @@
 """What a source lists."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_BYTES = 1 << 30  # a larger file is refused unread: it is no image, or one of more pixels than are accepted
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     path: str  # names the image within its source, with forward slashes; `file#place` inside a table or an archive
     label: str | None
     size: int  # bytes; of a table's row the mean of its row group

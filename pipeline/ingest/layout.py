@@ -2,7 +2,8 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from contextlib import contextmanager
+from itertools import chain, islice
 from typing import IO
 
 import pyarrow as pa
@@ -12,8 +13,7 @@ from pipeline.ingest.item import Item
 from pipeline.ingest.label_file import read_labels
 from pipeline.ingest.options import Options
 
-_IN_MEMORY = 32 << 20  # bytes of a listing that need no file
-_BATCH = 10_000
+_BATCH = 10_000  # items that are held in memory
 _SCHEMA = pa.schema({"path": pa.string(), "label": pa.string(), "size": pa.int64(), "stamp": pa.string()})
 
 
@@ -46,10 +46,10 @@ def _from_file(listed: Iterator[Item], where: str, uri: str, inside: Callable[[s
             found = found or label is not None
             yield Item(item.path, label, item.size, item.stamp)
 
-    with _spool(labelled(), where) as file:
+    with _spooled(labelled(), where) as spooled:
         if not found:
             raise UserError(f"{uri} labels nothing of {where}; write paths as the source does, like {example}")
-        yield from _unspool(file)
+        yield from spooled
 
 
 def _from_column(listed: Iterator[Item], where: str, column: str) -> Iterator[Item]:
@@ -61,13 +61,13 @@ def _from_column(listed: Iterator[Item], where: str, column: str) -> Iterator[It
             found = found or item.label is not None
             yield item
 
-    with _spool(looked_at(), where) as file:
+    with _spooled(looked_at(), where) as spooled:
         if not found:
             raise UserError(
                 f"{where} has no column {column} for data.labels;"
                 " only Parquet, CSV, JSONL and the JSON of WebDataset samples have columns"
             )
-        yield from _unspool(file)
+        yield from spooled
 
 
 def _from_folders(listed: Iterator[Item], where: str, inside: Callable[[str], str]) -> Iterator[Item]:
@@ -90,11 +90,11 @@ def _from_folders(listed: Iterator[Item], where: str, inside: Callable[[str], st
                 shallowest = min(shallowest, len(folders))
             yield item
 
-    with _spool(looked_at(), where) as file:
+    with _spooled(looked_at(), where) as spooled:
         assert common is not None
         depth = min(len(common), max(shallowest - 1, 0))
         by_folder = shallowest > depth == len(common)
-        for item in _unspool(file):
+        for item in spooled:
             label = item.label
             if not own and by_folder:
                 label = inside(item.path).split("/", depth + 1)[depth]
@@ -125,12 +125,14 @@ def _checked(listed: Iterable[Item], where: str) -> Iterator[Item]:
         raise UserError(f"no files in {where}; put images in it, each class in a sub-folder")
 
 
-def _spool(items: Iterator[Item], where: str) -> IO[bytes]:
-    file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="ganline-")  # noqa: SIM115 - the caller closes it
-    try:
+@contextmanager
+def _spooled(items: Iterator[Item], where: str) -> Iterator[Iterable[Item]]:
+    """The same items again, once all of them have been seen."""
+    first = list(islice(items, _BATCH))
+    with tempfile.TemporaryFile(prefix="ganline-") as file:
         writer = pa.ipc.new_stream(file, _SCHEMA, options=pa.ipc.IpcWriteOptions(compression="lz4"))
         while batch := list(islice(items, _BATCH)):
-            columns = [[getattr(item, name) for item in batch] for name in _SCHEMA.names]
+            columns = list(map(list, zip(*batch, strict=True)))
             try:
                 writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
                 file.flush()
@@ -138,13 +140,9 @@ def _spool(items: Iterator[Item], where: str) -> IO[bytes]:
                 raise UserError(f"no room to list {where}: {error}; point TMPDIR to a folder with room") from None
         writer.close()
         file.seek(0)
-    except BaseException:
-        file.close()
-        raise
-    return file
+        yield chain(first, _stored(file))
 
 
-def _unspool(file: IO[bytes]) -> Iterator[Item]:
+def _stored(file: IO[bytes]) -> Iterator[Item]:
     for batch in pa.ipc.open_stream(file):
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield Item(*row)
+        yield from map(Item._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))

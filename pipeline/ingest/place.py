@@ -139,9 +139,9 @@ class Place:
         """A whole file. Raises FileNotFoundError, PermissionError, another OSError of the disk (EFBIG: larger than
         MAX_BYTES), Unavailable."""
         if self.is_local:
-            with open(path, "rb") as file:
+            with open(path, "rb", buffering=0) as file:
                 _check_size(os.fstat(file.fileno()).st_size)
-                return file.read()
+                return file.readall()
         with _Remote(self.filesystem, path) as remote:
             _check_size(remote.size)
             return remote.read(remote.size)

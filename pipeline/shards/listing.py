@@ -30,4 +30,4 @@ def write_listing(items: Iterable[Item], to: Path) -> int:
 def _batches(items: Iterable[Item]) -> Iterator[dict[str, list]]:
     them = iter(items)
     while batch := list(islice(them, _ROWS)):
-        yield {name: [getattr(item, name) for item in batch] for name in LISTING_SCHEMA.names}
+        yield dict(zip(Item._fields, map(list, zip(*batch, strict=True)), strict=True))

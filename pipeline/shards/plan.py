@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.shards.forgotten import REASON as FORGOTTEN
-from pipeline.shards.gather import Row
 from pipeline.shards.manifest import Shard, Split, shard_path
 from pipeline.shards.tables import Tables
-from pipeline.shards.write import ShardPlan
+from pipeline.shards.write import PLANNED_SCHEMA, ShardPlan
 
 BY_PATH = "by-path.parquet"  # the listing in the order of paths, a row for each id from 0 on
 
@@ -213,15 +212,14 @@ def shard_plans(
     name: str, planned: Path, division: Division, parts: list[str], old: list[Shard]
 ) -> Iterator[ShardPlan]:
     """What `divide` wrote, shard by shard. `parts` are paths by number, `old` the shards before by number."""
-    tars = [shard_path(name, shard.sha256, "tar") for shard in old]
+    paths = pa.array(parts, pa.string())
+    tars = pa.array([shard_path(name, shard.sha256, "tar") for shard in old], pa.string())
     with pq.ParquetFile(planned) as file:
         batches = file.iter_batches(_ROWS)
-        waiting = list[tuple]()
+        waiting = file.schema_arrow.empty_table()
         for split, count in division.shards():
             while len(waiting) < count:
-                waiting += zip(*(column.to_pylist() for column in next(batches).columns), strict=True)
-            taken, waiting = waiting[:count], waiting[count:]
-            yield ShardPlan(split, [
-                Row(key, label, parts[part] if shard is None else tars[shard], offset, size, crc32)
-                for key, label, part, shard, offset, size, crc32 in taken
-            ])  # fmt: skip
+                waiting = pa.concat_tables([waiting, pa.Table.from_batches([next(batches)])])
+            taken, waiting = waiting.slice(0, count).combine_chunks(), waiting.slice(count)
+            files = pc.coalesce(paths.take(taken["part"]), tars.take(taken["shard"])).dictionary_encode()
+            yield ShardPlan(split, taken.append_column("file", files).select(PLANNED_SCHEMA.names).cast(PLANNED_SCHEMA))

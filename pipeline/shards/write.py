@@ -3,11 +3,24 @@
 import hashlib
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from pipeline.shards.encoding import suffix
 from pipeline.shards.gather import Row, gather
 from pipeline.shards.job import Job
 from pipeline.shards.manifest import Split
 from pipeline.shards.store import Encoded, Stored, store_shard
+
+PLANNED_SCHEMA = pa.schema(  # the fields of a Row
+    {
+        "key": pa.string(),
+        "label": pa.int32(),
+        "file": pa.dictionary(pa.int32(), pa.string()),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "crc32": pa.uint32(),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -15,7 +28,7 @@ class ShardPlan:
     """The images of one shard and where they are to be had."""
 
     split: Split
-    rows: list[Row]
+    rows: pa.Table  # of PLANNED_SCHEMA: a tenth of what it takes to send as many Rows
 
 
 def content_key(data: bytes) -> str:
@@ -33,7 +46,8 @@ def write_shard(job: Job, plan: ShardPlan) -> Stored:
 
     Raises RunFailed for a file that they are taken from and that is missing or damaged.
     """
-    rows, side = sorted(plan.rows, key=lambda row: row.key), job.rules.resolution
+    columns = (plan.rows[name].to_pylist() for name in PLANNED_SCHEMA.names)
+    rows, side = sorted(map(Row, *columns), key=lambda row: row.key), job.rules.resolution
     images = [
         Encoded(row.key, row.label, data, side, side) for row, data in zip(rows, gather(job.storage, rows), strict=True)
     ]

@@ -97,7 +97,7 @@ def ingest(folder: Path, before: Before, rows: int, changed: bool) -> dict:
         parts = [f"part {number}" for number in range(to_read // 1000 + 1)]
         written = []
         for plan in shard_plans("synthetic", planned, division, parts, before.shards):
-            name = blake2b("".join(row.key for row in plan.rows).encode(), digest_size=32).hexdigest()
+            name = blake2b("".join(plan.rows["key"].to_pylist()).encode(), digest_size=32).hexdigest()
             written.append(Shard(name, name, plan.split, len(plan.rows), 14_000_000))
         shards = settle(tables, before, planned, division, written)
         outcome = conclude(tables, shards)

@@ -1,5 +1,6 @@
 """What the benchmarks of sharding have in common: PNG files as photographs compress, and a Ray that is warm."""
 
+import gc
 import json
 import os
 import shlex
@@ -18,6 +19,7 @@ from pipeline.shards.on_ray import shard_images
 from pipeline.storage import Storage
 
 SIZE, CLASSES = 64, 10
+_TOUCHED = 1 << 30  # bytes
 
 
 def png(folder: Path, number: int) -> Path:
@@ -47,6 +49,7 @@ def warm_ray(workers: int) -> Iterator[None]:
 
     folder = tempfile.mkdtemp(prefix="ganline-ray-")
     ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    gc.freeze()  # as `cluster()` does
     try:
         with tempfile.TemporaryDirectory() as scratch:
             write_pngs(Path(scratch, "images"), range(1200))
@@ -55,6 +58,17 @@ def warm_ray(workers: int) -> Iterator[None]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def touch_memory(folder: Path) -> None:
+    """Has this much memory free that the machine holds.
+
+    A virtual machine gives free memory back to its host, and to fetch it again costs ten times what it takes to
+    write a file into it; a machine that is at work for some time does not pay that.
+    """
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for _ in range(_TOUCHED >> 20):
+            file.write(bytes(1 << 20))
 
 
 def report(lines: list[str], result: dict, out: Path | None) -> None:

@@ -7,16 +7,18 @@ Exit code 1 if Ganline on two workers is not 3 times the loop and 1.7 times one 
 """
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import webdataset
 from PIL import Image
-from pngs import data, report, warm_ray, write_pngs
+from pngs import data, report, touch_memory, warm_ray, write_pngs
 
 from pipeline.shards.on_ray import shard_images
 from pipeline.storage import Storage
@@ -26,6 +28,7 @@ OVER_LOOP, OVER_ONE = 3.0, 1.7
 
 def loop(source: Path, to: Path) -> float:
     to.mkdir()
+    touch_memory(to)
     started = time.perf_counter()
     classes = sorted(folder.name for folder in source.iterdir())
     with webdataset.ShardWriter(f"{to}/%05d.tar", maxcount=1000, verbose=0) as writer:
@@ -38,6 +41,7 @@ def loop(source: Path, to: Path) -> float:
 
 def ganline(source: Path, to: Path, workers: int) -> float:
     with warm_ray(workers):
+        touch_memory(to.parent)
         started = time.perf_counter()
         shard_images(Storage(str(to)), "images", data(source))
         return time.perf_counter() - started
@@ -53,10 +57,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="ganline-sharding-") as folder:
         source = Path(folder, "images")
         write_pngs(source, range(arguments.images))
-        for number in range(arguments.rounds):
-            seconds["loop"].append(loop(source, Path(folder, f"loop-{number}")))
-            for name, workers in (("one", 1), ("two", 2)):
-                seconds[name].append(ganline(source, Path(folder, f"{name}-{number}"), workers))
+        sides = {"loop": loop, "one": partial(ganline, workers=1), "two": partial(ganline, workers=2)}
+        for _ in range(arguments.rounds):
+            for name, shard in sides.items():
+                seconds[name].append(shard(source, to := Path(folder, name)))
+                shutil.rmtree(to)
     rate = {name: arguments.images / median(taken) for name, taken in seconds.items()}
     over_loop, over_one = rate["two"] / rate["loop"], rate["two"] / rate["one"]
     report(

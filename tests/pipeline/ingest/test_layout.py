@@ -44,7 +44,6 @@ def test_the_sources_own_labels_go_before_its_folders():
 
 @pytest.mark.parametrize("labels", ["auto", "none"])
 def test_a_long_listing_is_not_held_in_memory(labels, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.ingest.layout._IN_MEMORY", 1 << 20)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     count = 60_000
     items = (Item(f"folder-{n % 7}/image-number-{n:09}.png", None, n, f"{n}-{n**3}") for n in range(count))
@@ -61,13 +60,11 @@ def test_a_long_listing_is_not_held_in_memory(labels, tmp_path, monkeypatch):
 
 
 def test_a_full_temporary_folder_is_told(monkeypatch):
-    monkeypatch.setattr("pipeline.ingest.layout._IN_MEMORY", 1)
-
     def full():
         return open("/dev/full", "r+b", buffering=0)
 
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: full())
-    items = (Item(f"{n}/{n * n}", None, 1, str(n)) for n in range(20_000))
+    items = (Item(f"{n}/{n * n}", None, 1, str(n)) for n in range(30_000))
     with pytest.raises(UserError, match=r"no room to list here: .*; point TMPDIR to a folder with room"):
         list(arrange(items, "here", Options(), inside=str))
 

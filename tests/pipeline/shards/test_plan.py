@@ -71,18 +71,21 @@ def test_the_plan_does_not_depend_on_the_listing(tmp_path):
         with Tables(folder) as tables:
             plans.append(plan(tables, random.Random(seed).sample(items, len(items)) if seed else items, keys))
     assert plans[0] == plans[1] == plans[2] == plans[3]
-    rows = [row for plan in plans[0] for row in plan.rows]
-    assert len(rows) == len({row.key for row in rows}) == 100
-    assert [row.key for row in rows] == sorted(row.key for row in rows)
+    rows = [row for plan in plans[0] for row in plan.rows.to_pylist()]
+    keys_of_rows = [row["key"] for row in rows]
+    assert len(rows) == len(set(keys_of_rows)) == 100
+    assert keys_of_rows == sorted(keys_of_rows)
     assert all(len(plan.rows) <= 9 for plan in plans[0])
     # Full shards, but for the last of each split.
     assert Counter(len(plan.rows) == 9 for plan in plans[0])[False] <= 2
-    assert all(is_held_out(row.key, 0.2) == (plan.split == "held_out") for plan in plans[0] for row in plan.rows)
+    assert all(
+        is_held_out(key, 0.2) == (plan.split == "held_out") for plan in plans[0] for key in plan.rows["key"].to_pylist()
+    )
     # Of two copies the first by path stands for both: its class is theirs.
     first = {}
     for item in sorted(items, key=lambda item: item.path):
         first.setdefault(keys[item.path], int(item.label))
-    assert {row.key: row.label for row in rows} == first
+    assert {row["key"]: row["label"] for row in rows} == first
 
 
 def test_only_what_cannot_be_known_is_opened(tables):
