@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.shards.forgotten import REASON as FORGOTTEN
 from pipeline.shards.manifest import Shard, Split, shard_path
-from pipeline.shards.tables import Tables
+from pipeline.shards.tables import Tables, in_pieces
 from pipeline.shards.write import PLANNED_SCHEMA, ShardPlan
 
 BY_PATH = "by-path.parquet"  # the listing in the order of paths, a row for each id from 0 on
@@ -142,7 +142,7 @@ def compare(tables: Tables, listing: Path, rehash: bool = False) -> int:
 def _drop_repeats(by_path: Path) -> None:
     """Of a file that a list names more than once, the first stays."""
     once = by_path.with_name("once.parquet")
-    with pq.ParquetFile(by_path) as file, pq.ParquetWriter(once, file.schema_arrow) as writer:
+    with in_pieces(by_path) as file, pq.ParquetWriter(once, file.schema_arrow) as writer:
         last = pa.nulls(1, pa.string())
         for batch in file.iter_batches(_ROWS):
             paths = batch["path"]
@@ -155,7 +155,7 @@ def _drop_repeats(by_path: Path) -> None:
 def unread(tables: Tables) -> Iterator[pa.RecordBatch]:
     """These files in the source's order: id, path, stamp, size, and the key that an earlier content is known by."""
     tables.copy(_UNREAD, to := tables.folder / "unread.parquet")
-    with pq.ParquetFile(to) as file:
+    with in_pieces(to) as file:
         yield from file.iter_batches(_ROWS)
 
 
@@ -214,7 +214,7 @@ def shard_plans(
     """What `divide` wrote, shard by shard. `parts` are paths by number, `old` the shards before by number."""
     paths = pa.array(parts, pa.string())
     tars = pa.array([shard_path(name, shard.sha256, "tar") for shard in old], pa.string())
-    with pq.ParquetFile(planned) as file:
+    with in_pieces(planned) as file:
         batches = file.iter_batches(_ROWS)
         waiting = file.schema_arrow.empty_table()
         for split, count in division.shards():

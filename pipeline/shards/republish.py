@@ -17,6 +17,7 @@ from pipeline.shards.forgotten import Superseded, successor
 from pipeline.shards.index import to_parquet
 from pipeline.shards.manifest import DatasetRef, Manifest, Shard, shard_path
 from pipeline.shards.store import Encoded, store_shard
+from pipeline.shards.tables import in_pieces
 from pipeline.shards.version import REMOVED_SCHEMA
 from pipeline.storage import Storage, sha256
 
@@ -139,7 +140,7 @@ def _filtered(storage: Storage, path: str, plan: Forgetting, rewritten: Mapping[
     filesystem, located = storage.locate(path)
     buffer = io.BytesIO()
     with filesystem.open_input_file(located) as file:
-        table = pq.ParquetFile(file)
+        table = in_pieces(file)
         with pq.ParquetWriter(buffer, table.schema_arrow, compression="zstd") as writer:
             for batch in table.iter_batches():
                 batch = batch.filter(pc.invert(pc.is_in(batch["key"], value_set=keys)))

@@ -47,6 +47,11 @@ class Tables:
         self.run(f"COPY ({query}) TO {{to}} (FORMAT parquet)", given, to=to, **values)
 
 
+def in_pieces(file: Path | pa.NativeFile) -> pq.ParquetFile:
+    """A table to read batch by batch; else Arrow would keep all that it has read until the file is closed."""
+    return pq.ParquetFile(file, pre_buffer=False)
+
+
 def publish(files: list[Path], to: Path, schema: pa.Schema, group: int) -> None:
     """Columns from files of as many rows each, side by side: the same rows give the same bytes.
 
@@ -54,7 +59,7 @@ def publish(files: list[Path], to: Path, schema: pa.Schema, group: int) -> None:
     """
     with ExitStack() as stack:
         writer = stack.enter_context(pq.ParquetWriter(to, schema, compression="zstd"))
-        readers = [stack.enter_context(pq.ParquetFile(file)) for file in files]
+        readers = [stack.enter_context(in_pieces(file)) for file in files]
         for tables in zip(*(_groups(reader, group) for reader in readers), strict=True):
             columns = {name: table[name] for table in tables for name in table.column_names}
             writer.write_table(pa.table({name: columns[name] for name in schema.names}).cast(schema), group)
