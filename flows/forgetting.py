@@ -1,5 +1,6 @@
 """Images removed for good: from a dataset, from what evaluations keep of them, and which releases know them."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.drop import drop_evaluations
 from pipeline.registry.server import NoRegistry, client
 from pipeline.registry.trained_on import TrainedOn, releases_trained_on
+from pipeline.shards.alone import alone
 from pipeline.shards.forget import forget, plan_forgetting
 from pipeline.shards.forgotten import read_superseded, successor, that_showed
 from pipeline.shards.verify import resolve_dataset
@@ -31,18 +33,22 @@ class Outcome:
 
 
 def forget_images(storage: Storage, name: str, keys: set[str], *, really: bool) -> Outcome:
-    """Raises UserError for no key, no dataset, or a registry that does not answer: nothing is changed then."""
+    """Raises UserError for no key, no dataset, one that is being changed, or a registry that does not answer.
+
+    Nothing is changed then.
+    """
     if not keys:
         raise UserError("no key was given; name them, or give a file with --from")
     resolve_dataset(storage, name)
-    plan = plan_forgetting(storage, name, keys)
     try:
         registry = client(storage, create=False)
     except NoRegistry:
         registry = None
-    superseded = forget(storage, plan) if really else read_superseded(storage, name)
-    if really:
-        drop_evaluations(storage, set(superseded))
+    with alone(storage, name) if really else nullcontext():
+        plan = plan_forgetting(storage, name, keys)
+        superseded = forget(storage, plan) if really else read_superseded(storage, name)
+        if really:
+            drop_evaluations(storage, set(superseded))
     showed = that_showed(keys, superseded)
     showed |= {digest for digest, shown in plan.versions.items() if not keys.isdisjoint({key for _, key in shown})}
     # What was superseded showed whatever the version in its place does.

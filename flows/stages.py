@@ -181,7 +181,9 @@ def evaluate(storage: Storage, config: Config, dataset: DatasetRef, generator: G
     settings = config.evaluation
     try:
         try:
-            report, features = evaluate_once(storage, dataset, generator, images=settings.images, seeds=settings.seeds)
+            report, features = evaluate_once(
+                storage, dataset, generator, images=settings.images, seeds=settings.seeds, only=config.data.only
+            )
         except TooFewImages as too_few:
             note(f"not measured: {too_few}")
             return Evaluation(None, None, find_own_problem(generator))

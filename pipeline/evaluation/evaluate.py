@@ -35,26 +35,30 @@ def evaluate(
     images: int = 2000,
     seeds: tuple[int, ...] = (0, 1),
     extractor: FeatureExtractor | None = None,
+    only: tuple[str, ...] = (),
 ) -> tuple[EvaluationReport, Features]:
     """Measures `images` of each seed against the held-out images, and as many training images as those.
 
-    A conditional generator's labels follow the held-out ones. `extractor` is EfficientNet-Lite0 by default, at the
+    A conditional generator's labels follow the held-out ones. `only` are the classes that real images are of; none:
+    all. `extractor` is EfficientNet-Lite0 by default, at the
     size that suits the dataset. Raises BadGenerator for NaN or infinities in weights, images or figures, and
     UserError where there are too few real images.
     """
     if images <= NEIGHBOURS or not seeds:
         raise UserError(f"cannot measure {images} images of {len(seeds)} seeds; take {NEIGHBOURS + 1} of one at least")
     manifest = load_manifest(storage, dataset)
-    held_out_count, training_count = real_counts(dataset, manifest, NEIGHBOURS)
+    shown = [name for name in manifest.classes if name in only] if only else manifest.classes
+    only = tuple(shown) if only else ()
+    held_out_count, training_count = real_counts(storage, dataset, manifest, shown, NEIGHBOURS)
     extractor = extractor or EfficientNetLite0.for_resolution(manifest.resolution)
     count = _Counter(held_out_count + training_count + images * len(seeds))
 
-    held_out = real_side(storage, dataset, "held_out", held_out_count, extractor, count)
-    training = real_side(storage, dataset, "train", training_count, extractor, count)
-    labels = labels_like(held_out.labels, manifest.classes, generator, images)
+    held_out = real_side(storage, dataset, "held_out", held_out_count, extractor, count, only)
+    training = real_side(storage, dataset, "train", training_count, extractor, count, only)
+    labels = labels_like(held_out.labels, shown, generator, images)
     generated = tuple(generated_features(generator, images, seed, labels, extractor, count) for seed in seeds)
 
-    naming = Naming(dataset, extractor.name, images, held_out_count, training_count)
+    naming = Naming(dataset, extractor.name, images, held_out_count, training_count, only)
     figures = _of_generator(naming, held_out.features, generated, seeds)
     figures += [naming.of_floor(key, value) for key, value in _measure(held_out.features, training.features).items()]
     for figure in figures:
@@ -69,6 +73,7 @@ def evaluate(
         training=training_count,
         seeds=tuple(seeds),
         figures=tuple(figures),
+        classes=only,
     )
     return found, Features(held_out.features, training.features, generated)
 

@@ -1,6 +1,6 @@
 """The real side of every comparison: features of held-out and training images, computed once for each dataset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from pipeline.digest import digest
 from pipeline.errors import UserError
 from pipeline.evaluation.features import FeatureExtractor
 from pipeline.progress import note
-from pipeline.shards.manifest import DatasetRef, Manifest, Split
+from pipeline.shards.manifest import DatasetRef, Manifest, Split, load_manifest
+from pipeline.shards.opened import open_classes
 from pipeline.shards.read import DatasetReader
 from pipeline.shards.shuffle import permutation
 from pipeline.storage import Storage, sha256
@@ -33,16 +34,22 @@ class TooFewImages(UserError):
     """There is nothing to measure against."""
 
 
-def real_counts(dataset: DatasetRef, manifest: Manifest, neighbours: int) -> tuple[int, int]:
+def real_counts(
+    storage: Storage, dataset: DatasetRef, manifest: Manifest, shown: list[str], neighbours: int
+) -> tuple[int, int]:
     """How many held-out and training images are compared; raises TooFewImages where they are too few for any figure.
 
-    All that are held out, up to `MOST`, and as many training images.
+    All that are held out, up to `MOST`, and as many training images; of the classes that are `shown`.
     """
-    held_out = min(manifest.samples["held_out"], MOST)
-    training = min(manifest.samples["train"], held_out)
+    there = dict[Split, int]()
+    for split in ("held_out", "train"):
+        view = open_classes(storage, dataset, manifest, split, shown)
+        there[split] = sum(view.counts) if view else manifest.samples[split]
+    held_out = min(there["held_out"], MOST)
+    training = min(there["train"], held_out)
     if training <= neighbours:
         raise TooFewImages(
-            f"dataset {dataset.name} has {manifest.samples['held_out']} held-out and {manifest.samples['train']}"
+            f"dataset {dataset.name} has {there['held_out']} held-out and {there['train']}"
             " training images, too few to measure against; add images or raise data.held_out"
         )
     return held_out, training
@@ -55,18 +62,23 @@ def real_side(
     count: int,
     extractor: FeatureExtractor,
     on_batch: Callable[[int], None],
+    only: Sequence[str] = (),
 ) -> RealSide:
     """`count` images of a split, chosen by a keyed order; from the storage root where they have been before.
 
+    `only` are the classes that they are of, in the dataset's order, and labels are places among these; none: all.
     What is stored there is checked by its sha256, and computed again where it is damaged.
     """
-    told = {"dataset": dataset.digest, "split": split, "count": count, "features": extractor.name}
+    told: dict[str, Any] = {"dataset": dataset.digest, "split": split, "count": count, "features": extractor.name}
+    if only:
+        told["only"] = list(only)
     path = f"evaluations/real/{digest(told)}"
     known = _read(storage, path, told)
     if known is not None:
         on_batch(count)
         return known
-    side = _extract(DatasetReader(storage, dataset, split), split, count, extractor, on_batch)
+    view = open_classes(storage, dataset, load_manifest(storage, dataset), split, list(only)) if only else None
+    side = _extract(DatasetReader(storage, dataset, split, view=view), split, count, extractor, on_batch)
     data = save({"features": side.features, "labels": side.labels})
     storage.write(f"{path}.safetensors", data)
     # Written last: without it there is nothing.

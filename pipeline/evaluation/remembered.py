@@ -16,7 +16,13 @@ from pipeline.storage import Storage, sha256
 
 
 def evaluate_once(
-    storage: Storage, dataset: DatasetRef, generator: Generator, *, images: int, seeds: tuple[int, ...]
+    storage: Storage,
+    dataset: DatasetRef,
+    generator: Generator,
+    *,
+    images: int,
+    seeds: tuple[int, ...],
+    only: tuple[str, ...] = (),
 ) -> tuple[EvaluationReport, Features]:
     """`evaluate`, or what it gave before, checked by its sha256. Raises what `evaluate` raises."""
     extractor = EfficientNetLite0.for_resolution(load_manifest(storage, dataset).resolution)
@@ -25,10 +31,12 @@ def evaluate_once(
         "dataset": asdict(dataset), "weights": generator.weights_sha256(), "classes": list(generator.class_names),
         "features": extractor.name, "images": images, "seeds": list(seeds),
     }  # fmt: skip
+    if only:
+        key["only"] = list(only)
     path = f"evaluations/generated/{digest(key)}"
     if known := _read(storage, path, extractor):
         return known
-    report, features = evaluate(storage, dataset, generator, images=images, seeds=seeds, extractor=extractor)
+    report, features = evaluate(storage, dataset, generator, images=images, seeds=seeds, extractor=extractor, only=only)
     data = save({f"generated_{i}": one for i, one in enumerate(features.generated)})
     storage.write(f"{path}.safetensors", data)
     # Written last: without it there is nothing.
@@ -48,6 +56,6 @@ def _read(storage: Storage, path: str, extractor: FeatureExtractor) -> tuple[Eva
         return None
 
     def real(split: Split, count: int) -> np.ndarray:
-        return real_side(storage, report.dataset, split, count, extractor, on_batch=lambda count: None).features
+        return real_side(storage, report.dataset, split, count, extractor, lambda count: None, report.classes).features
 
     return report, Features(real("held_out", report.held_out), real("train", report.training), generated)

@@ -28,7 +28,8 @@ class EvaluationReport:
     """The figures of a generator against a dataset version's held-out images, and their floor.
 
     Counts are of images: `generated` for each of `seeds`, `held_out` and `training` on the real side. The floor is
-    the same figure of training images in the generator's place. `weights` is the sha256 of the generator's weights.
+    the same figure of training images in the generator's place. `weights` is the sha256 of the generator's weights,
+    `classes` those of the real images where not all of them were compared.
     """
 
     dataset: DatasetRef
@@ -39,6 +40,7 @@ class EvaluationReport:
     training: int
     seeds: tuple[int, ...]
     figures: tuple[Figure, ...]
+    classes: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -52,7 +54,7 @@ class EvaluationReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         values = dataclasses.asdict(self)
-        return {**values, "schema": SCHEMA, "seeds": list(self.seeds), "figures": list(values["figures"])}
+        return {**values, "schema": SCHEMA, **{name: list(values[name]) for name in ("seeds", "figures", "classes")}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "EvaluationReport":
@@ -63,7 +65,8 @@ class EvaluationReport:
                 raise ValueError("its schema is another")
             values["dataset"] = DatasetRef(**values["dataset"])
             values["figures"] = tuple(Figure(**figure) for figure in values["figures"])
-            return cls(**{**values, "seeds": tuple(values["seeds"])})
+            listed = {name: tuple(values.get(name, ())) for name in ("seeds", "classes")}
+            return cls(**{**values, **listed})
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"not an evaluation report: {error}") from None
 
@@ -77,6 +80,7 @@ class Naming:
     generated: int
     held_out: int
     training: int
+    classes: tuple[str, ...] = ()
 
     def of_generator(self, key: str, value: float, seeds: tuple[int, ...]) -> Figure:
         """The mean over `seeds`, or the figure of the one."""
@@ -87,4 +91,6 @@ class Naming:
         return self._figure(f"floor_{key}", value, f"{self.training} training vs {self.held_out} held out")
 
     def _figure(self, key: str, value: float, sides: str) -> Figure:
-        return Figure(f"{key}[{self.features}, {sides}, {self.dataset.name} {self.dataset.digest[:12]}]", value)
+        of = f"{self.dataset.name} {self.dataset.digest[:12]}"
+        shown = f" of {', '.join(self.classes)}" if self.classes else ""
+        return Figure(f"{key}[{self.features}, {sides}, {of}{shown}]", value)

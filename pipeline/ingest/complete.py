@@ -16,6 +16,7 @@ _SIGNATURES = {
     b"GIF87a": "GIF",
     b"GIF89a": "GIF",
     b"BM": "BMP",
+    b"\x93NUMPY": "NPY",
     # Little- and big-endian; +: more than 4 GB. The last two have the bytes of * the wrong way round, as some write it.
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -50,7 +51,7 @@ class Counted(NamedTuple):
 
 
 def format_of(data: bytes) -> str | None:
-    """Pillow's name of the format, from the signature alone; None for any other."""
+    """Pillow's name of the format, or NPY, from the signature alone; None for any other."""
     for signature, name in _SIGNATURES.items():
         if data.startswith(signature):
             return name

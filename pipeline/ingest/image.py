@@ -15,6 +15,7 @@ from pipeline.config import Data
 from pipeline.ingest.complete import Counted, check_complete, format_of
 from pipeline.ingest.invalid import InvalidImage
 from pipeline.ingest.limits import check_work, tame
+from pipeline.ingest.npy import decode_npy
 from pipeline.ingest.partial import load_what_is_there
 from pipeline.ingest.plain_png import decode_plain_png
 from pipeline.ingest.problems import FIXED_BY_DEFAULT, fixes
@@ -31,6 +32,7 @@ PROCESSING: dict[str, Any] = {
 # Pillow reads more, but through formats without a signature (any bytes may be a TGA) or with helpers that
 # run programs (EPS starts Ghostscript): neither belongs near a stranger's files.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_OWN = ("NPY",)
 _VARIANTS = {"MPO": "JPEG", "DIB": "BMP"}
 
 _ORIENTATION_TAG = 0x0112
@@ -122,7 +124,10 @@ def decode(data: bytes, rules: ImageRules, path: str = "") -> Decoded:
         if long > short * rules.max_aspect:
             meet("extreme_aspect", f"{width} x {height}, above data.max_aspect {rules.max_aspect:g}")
 
-    plain = decode_plain_png(data, rules.max_pixels) if counted.plain else None
+    if kind == "NPY":
+        plain: np.ndarray | None = decode_npy(data, rules.max_pixels)
+    else:
+        plain = decode_plain_png(data, rules.max_pixels) if counted.plain else None
     if plain is not None:
         height, width, channels = plain.shape
         meet_size(width, height)
@@ -179,12 +184,13 @@ def _formats() -> tuple[str, ...]:
     Image.init()
     # Once for all: to catch them around each call is not safe among threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    return (*(name for name in _FORMATS if name in Image.OPEN), *_OWN)
 
 
 @cache
 def _extensions() -> dict[str, str]:
-    return {extension: _VARIANTS.get(name, name) for extension, name in Image.registered_extensions().items()}
+    known = {extension: _VARIANTS.get(name, name) for extension, name in Image.registered_extensions().items()}
+    return {**known, ".npy": "NPY"}
 
 
 def _format_of_name(path: str) -> str | None:

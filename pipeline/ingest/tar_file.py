@@ -20,7 +20,7 @@ from pipeline.ingest.located import Located
 from pipeline.ingest.options import AUTO, Options
 from pipeline.ingest.place import Place
 from pipeline.ingest.reading import Held
-from pipeline.ingest.tar_members import Header, Member, members, sample_label
+from pipeline.ingest.tar_members import Header, Member, images_of, members, sample_label
 from pipeline.patience import first_line
 
 _DAMAGE = (tarfile.TarError, RecursionError, *unpack.DAMAGE)
@@ -91,7 +91,7 @@ def _samples(archive: tarfile.TarFile, options: Options) -> Iterator[Item]:
     """Items of one tar, without a stamp."""
     for _, group in groupby(members(archive), key=lambda member: member.sample):
         sample: list[Member] = list(group)
-        images = [member for member in sample if member.is_image]
+        images = images_of(sample)
         has_label = options.own_labels and images and len(sample) > 1
         label = sample_label(archive, sample, options.label_column) if has_label else None
         for member in images or sample:

@@ -37,8 +37,14 @@ class Member:
         return self.name.rpartition("/")[2].partition(".")[2].lower()
 
     @property
-    def is_image(self) -> bool:
-        return self.name.rpartition(".")[2].lower() in _IMAGES
+    def extension(self) -> str:
+        return self.name.rpartition(".")[2].lower()
+
+
+def images_of(sample: Sequence[Member]) -> list[Member]:
+    """Its image files, or else its arrays: beside an image an array is something about it."""
+    images = [member for member in sample if member.extension in _IMAGES]
+    return images or [member for member in sample if member.extension == "npy"]
 
 
 class Header(tarfile.TarInfo):

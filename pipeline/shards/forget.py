@@ -2,8 +2,9 @@
 
 First all that is new is written: the keys, the shards without them, the versions over those, the pointers. Only then
 is the old deleted, versions before shards. So at every moment each version that has a manifest is whole, and the same
-call, made again after an interruption, finds what is left to do. No ingest of the dataset may run meanwhile: it could
-commit a version over the old shards, which takes another call to remove.
+call, made again after an interruption, finds what is left to do. No ingest of the dataset may run meanwhile, on another
+machine either, where `alone` does not see it: it could commit a version over the old shards, which takes another call
+to remove.
 """
 
 import io

@@ -6,9 +6,7 @@ source's size. A source that grew gets new shards for its new images alone; one 
 that did not change costs a listing, and no Ray.
 """
 
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from filecmp import cmp
 from pathlib import Path
@@ -20,9 +18,9 @@ import pyarrow.parquet as pq
 from pipeline.config import Data
 from pipeline.errors import RunFailed, UserError
 from pipeline.ingest.problems import check_shares
-from pipeline.locks import exclusive
 from pipeline.on_ray import Died, cluster, run_tasks
 from pipeline.progress import Progress, note, report
+from pipeline.shards.alone import alone
 from pipeline.shards.chunks import Chunk, chunks_of
 from pipeline.shards.forgotten import forgotten_keys
 from pipeline.shards.hostile import surviving
@@ -37,7 +35,7 @@ from pipeline.shards.stored import write_stored
 from pipeline.shards.tables import Tables
 from pipeline.shards.version import Contents, Outcome, assemble, conclude, read_before, settle
 from pipeline.shards.write import ShardPlan, write_shard
-from pipeline.storage import Storage, cache_root, sha256
+from pipeline.storage import Storage
 
 _ROWS = 50_000  # of what became of files that are held in memory
 _TRIES = 2  # more, of a task that died
@@ -64,7 +62,7 @@ def shard_images(
     """
     assert data.resolution is not None and data.channels is not None
     job = make_job(storage, name, data)
-    with _alone(storage, name) as scratch, Tables(scratch) as tables:
+    with alone(storage, name) as scratch, Tables(scratch) as tables:
         files = write_listing(job.source.items(), listing := scratch / "listing.parquet")
         before = read_before(storage, name, data, scratch, rebuild)
         take_before(tables, [shard.sha256 for shard in before.shards], before.sources, before.removed)
@@ -100,20 +98,6 @@ def shard_images(
         quarantined=outcome.quarantined,
         duplicates=outcome.duplicates,
     )
-
-
-@contextmanager
-def _alone(storage: Storage, name: str) -> Iterator[Path]:
-    """A folder on local disk for this ingest's tables. Raises UserError while another is at work on the dataset."""
-    here = cache_root(storage) / "ingests" / f"{name}-{sha256(storage.uri.encode())[:8]}"
-    busy = f"dataset {name} is being sharded already; wait for it, or stop it first"
-    with exclusive(here.with_name(f"{here.name}.lock"), busy):
-        shutil.rmtree(here, ignore_errors=True)  # of one that was killed
-        here.mkdir(parents=True)
-        try:
-            yield here
-        finally:
-            shutil.rmtree(here, ignore_errors=True)
 
 
 def _prepare(job: Job, tables: Tables, total: int, rehash: bool) -> tuple[Path, list[str]]:

@@ -14,8 +14,8 @@ from pipeline.redact import redact
 from pipeline.shards.copies import Copies
 from pipeline.shards.damage import DamagedShard, first_fault
 from pipeline.shards.index import Index, read_index
-from pipeline.shards.manifest import DatasetRef, Manifest, Shard, index_path, tar_place
-from pipeline.shards.view import View, make_view
+from pipeline.shards.manifest import DatasetRef, Manifest, Shard, Split, index_path, tar_place
+from pipeline.shards.view import View, make_view, view_of
 from pipeline.storage import Storage, sha256
 
 
@@ -173,6 +173,16 @@ def open_view(storage: Storage, dataset: DatasetRef, manifest: Manifest, data: D
     """The training images that `data` shows; None for all. Raises UserError, and DamagedShard."""
     opener = Opener(Copies(storage), dataset, manifest, None)
     return make_view(manifest, data, manifest.of_split("train"), opener.index)
+
+
+def open_classes(
+    storage: Storage, dataset: DatasetRef, manifest: Manifest, split: Split, shown: list[str]
+) -> View | None:
+    """The images of these classes, in the dataset's order; None for all. Raises DamagedShard."""
+    if shown == manifest.classes:
+        return None
+    opener = Opener(Copies(storage), dataset, manifest, None)
+    return view_of(manifest, shown, False, manifest.of_split(split), opener.index)
 
 
 def _column(values: np.ndarray) -> memoryview:

@@ -61,8 +61,13 @@ def make_view(manifest: Manifest, data: Data, shards: list[Shard], index: Callab
     `index` reads one; all are read, once, many at a time.
     """
     shown = shown_classes(manifest, data)
-    if not data.only and not data.balance:
-        return None
+    return view_of(manifest, shown, data.balance, shards, index) if data.only or data.balance else None
+
+
+def view_of(
+    manifest: Manifest, shown: list[str], by_class: bool, shards: list[Shard], index: Callable[[Shard], Index]
+) -> View:
+    """What these shards hold of the classes that are `shown`, in the dataset's order."""
     classes = [manifest.classes.index(name) for name in shown]
 
     def count(shard: Shard) -> np.ndarray:
@@ -71,7 +76,7 @@ def make_view(manifest: Manifest, data: Data, shards: list[Shard], index: Callab
 
     with ThreadPoolExecutor(_THREADS) as pool:
         table = list(pool.map(count, shards))
-    return View(classes, data.balance, np.array(table, dtype=np.int64).reshape(len(shards), len(classes)))
+    return View(classes, by_class, np.array(table, dtype=np.int64).reshape(len(shards), len(classes)))
 
 
 class BalancedOrder:

@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 
 from pipeline.digest import digest
 from pipeline.errors import UserError
-from pipeline.ingest.image import PROCESSING, ImageRules, InvalidImage
+from pipeline.ingest.image import PROCESSING, ImageRules, InvalidImage, decode
 from pipeline.shards.foreign.find import FoundTar
-from pipeline.shards.foreign.pixels import decode_foreign
 from pipeline.shards.foreign.samples import BadLabel, Sample, group, images_of, label_of
 from pipeline.shards.index import to_parquet
 from pipeline.shards.manifest import dataset_folder, split_uri
@@ -164,7 +163,7 @@ def _image(job: Job, data: Bytes, image: Member) -> dict[str, Any]:
     content = data[image.offset : image.offset + image.size]
     row: dict[str, Any] = {"key": content_key(content), "crc32": zlib.crc32(content)}
     try:
-        decoded = decode_foreign(content, job.rules)
+        decoded = decode(content, job.rules)
     except InvalidImage as error:
         return row | {"reason": error.reason, "detail": error.detail}
     return row | {"width": decoded.width, "height": decoded.height, "mode": decoded.mode}

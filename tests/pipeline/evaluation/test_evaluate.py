@@ -9,6 +9,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation import real
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.generated import BadGenerator, labels_like
+from pipeline.evaluation.report import EvaluationReport
 from pipeline.progress import watcher
 from pipeline.shards.manifest import load_manifest
 from pipeline.shards.read import DatasetReader
@@ -42,6 +43,26 @@ def noise(n: int = 128) -> np.ndarray:
 
 def stored(storage, suffix: str) -> list:
     return sorted(storage.local_path("evaluations/real").glob(f"*.{suffix}"))
+
+
+def test_only_images_of_the_classes_that_a_run_sees_are_compared(fresh, plays, training_images, extractor):
+    """A generator of two classes is not held to what the others look like."""
+    storage, dataset = fresh
+    images, labels = DatasetReader(storage, dataset, "train").read_all()
+    classes = load_manifest(storage, dataset).classes
+    two = images[np.isin(labels, [classes.index("3"), classes.index("8")])]
+    generator = plays(two, ("3", "8"))
+    found, features = evaluate(*fresh, generator, images=200, seeds=(0,), extractor=extractor, only=("8", "3"))
+    among_all, _ = evaluate(*fresh, plays(two, ("3", "8")), images=200, seeds=(0,), extractor=extractor)
+    assert found.metrics["frechet"] < among_all.metrics["frechet"] / 2
+    _, held_out_labels = DatasetReader(storage, dataset, "held_out").read_all()
+    there = np.isin(held_out_labels, [classes.index("3"), classes.index("8")]).sum()
+    assert found.held_out == len(features.held_out) == there < among_all.held_out
+    assert set(generator.network.labels) == {0, 1}
+    assert all(figure.name.endswith(" of 3, 8]") for figure in found.figures)
+    assert EvaluationReport.from_dict(found.to_dict()) == found
+    with pytest.raises(UserError, match="has 0 held-out"):
+        evaluate(*fresh, generator, images=200, extractor=extractor, only=("none",))
 
 
 def test_training_images_measure_lowest_and_noise_highest(digits, plays, training_images):

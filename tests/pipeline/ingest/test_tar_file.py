@@ -4,11 +4,13 @@ import subprocess
 import tarfile
 import tracemalloc
 
+import numpy as np
 import pytest
 import webdataset
 
 from pipeline.errors import UserError
 from pipeline.ingest import place
+from pipeline.ingest.image import ImageRules, decode
 from pipeline.ingest.invalid import InvalidImage
 from pipeline.ingest.source import open_source, read_one
 
@@ -28,6 +30,20 @@ def write_samples(path, start: int, count: int, **extra) -> None:
         for number in range(start, start + count):
             sample = {"__key__": f"{number:06}", "png": b"image %d" % number, "txt": "a caption"}
             writer.write(sample | {name: make(number) for name, make in extra.items()})
+
+
+def test_arrays_are_images_where_a_sample_has_no_other(root):
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    with webdataset.TarWriter(str(root / "arrays.tar")) as writer:
+        writer.write({"__key__": "drawn", "npy": pixels, "cls": 3})
+        writer.write({"__key__": "described", "npy": np.zeros(512, np.float32), "png": b"image", "cls": 4})
+    source = open_source(root.at("arrays.tar"))
+    assert {item.path.rpartition("#")[0]: item.label for item in source.items()} == {
+        "drawn.npy": "3",
+        "described.png": "4",
+    }
+    (drawn, _) = source.items()
+    assert np.array_equal(decode(read_one(source, drawn.path), ImageRules(4, 3, "white"), drawn.path).pixels, pixels)
 
 
 @pytest.mark.parametrize(
