@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -20,15 +21,23 @@ from pipeline.shards.view import View
 from pipeline.storage import Storage
 
 _PutOne = Callable[[memoryview], None]  # where it belongs in the batch
+_ROWS_OPEN = 1 << 20  # of whose indexes some 70 bytes each are held
 log = logging.getLogger(__name__)
+
+
+def _room(counts: list[int]) -> int:
+    """How many shards of these sizes can be open: for a while longer, since to open one takes half a millisecond."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return min(descriptors // 4, _ROWS_OPEN // max([1, *counts]))
 
 
 class DatasetReader:
     """Reads the images of one split of a dataset version by shard number and row.
 
-    `keep_open` shards stay mapped at once. A shard is hashed when it is first opened, an image checked by its crc32
-    whenever it is read. What is damaged is fetched, or read, afresh once; where that does not help, it raises
-    DamagedShard, or, given `skips`, records the image there and shows another in its place.
+    `keep_open` shards stay mapped at once; more of a local root's, which pin no copies. A shard is hashed when it is
+    first opened, an image checked by its crc32 whenever it is read. What is damaged is fetched, or read, afresh once;
+    where that does not help, it raises DamagedShard, or, given `skips`, records the image there and shows another in
+    its place.
     """
 
     def __init__(
@@ -46,6 +55,7 @@ class DatasetReader:
         self.manifest: Manifest = load_manifest(storage, dataset)
         self.shards = self.manifest.of_split(split)
         self.counts = view.counts if view else [shard.samples - shard.removed for shard in self.shards]
+        self._most_open = max(keep_open, _room(self.counts)) if storage.is_local else keep_open
         self._ends = np.cumsum(self.counts)
         self._begin()
 
@@ -124,7 +134,7 @@ class DatasetReader:
         except CacheFull:  # by our own maps, perhaps
             self._open.clear()
             self._open[number] = how()
-        if len(self._open) > self.keep_open:
+        if len(self._open) > self._most_open:
             self._open.popitem(last=False)
         return self._open[number]
 

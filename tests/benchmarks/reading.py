@@ -251,7 +251,7 @@ def run(given: argparse.Namespace, folder: str) -> tuple[list[Comparison], dict[
     else:
         print("skip 64 x 64 raw, to LitData: litdata is not installed")
     if given.large:
-        large = make_dataset(storage, "large", given.large, 10_000, "raw", 64)
+        large = make_dataset(storage, "large", given.large, given.shard_images, "raw", 64)
         reader = DatasetReader(storage, large, "train")
         many, first = ours(reader, [0]), []
         first.append(rate(many, given.large - 2 * BATCH))  # an epoch, in which each shard is hashed
