@@ -13,7 +13,8 @@ from pipeline.ingest.item import Item
 from pipeline.ingest.label_file import read_labels
 from pipeline.ingest.options import Options
 
-_BATCH = 10_000  # items that are held in memory
+_IN_MEMORY = 200_000  # items of a listing that need no file
+_BATCH = 10_000
 _SCHEMA = pa.schema({"path": pa.string(), "label": pa.string(), "size": pa.int64(), "stamp": pa.string()})
 
 
@@ -79,26 +80,35 @@ def _from_folders(listed: Iterator[Item], where: str, inside: Callable[[str], st
 
     def looked_at() -> Iterator[Item]:
         nonlocal own, common, shallowest
+        last = None
         for item in listed:
+            yield item
             own = own or item.label is not None
-            folders = inside(item.path).split("/")[:-1]
+            folder = inside(item.path).rpartition("/")[0]
+            if folder == last:
+                continue
+            last = folder
+            folders = folder.split("/") if folder else []
             if common is None:
                 common, shallowest = folders, len(folders)
             else:
                 if folders[: len(common)] != common:
                     common = common[: _shared(common, folders)]
                 shallowest = min(shallowest, len(folders))
-            yield item
 
     with _spooled(looked_at(), where) as spooled:
         assert common is not None
         depth = min(len(common), max(shallowest - 1, 0))
         by_folder = shallowest > depth == len(common)
-        for item in spooled:
-            label = item.label
-            if not own and by_folder:
-                label = inside(item.path).split("/", depth + 1)[depth]
-            yield Item(item.path, label, item.size, item.stamp)
+        if own or not by_folder:
+            yield from spooled
+            return
+        last = label = None
+        for path, _, size, stamp in spooled:
+            folder = inside(path).rpartition("/")[0]
+            if folder != last:
+                last, label = folder, folder.split("/")[depth]
+            yield Item(path, label, size, stamp)
 
 
 def _shared(one: list[str], other: list[str]) -> int:
@@ -128,7 +138,7 @@ def _checked(listed: Iterable[Item], where: str) -> Iterator[Item]:
 @contextmanager
 def _spooled(items: Iterator[Item], where: str) -> Iterator[Iterable[Item]]:
     """The same items again, once all of them have been seen."""
-    first = list(islice(items, _BATCH))
+    first = list(islice(items, _IN_MEMORY))
     with tempfile.TemporaryFile(prefix="ganline-") as file:
         writer = pa.ipc.new_stream(file, _SCHEMA, options=pa.ipc.IpcWriteOptions(compression="lz4"))
         while batch := list(islice(items, _BATCH)):

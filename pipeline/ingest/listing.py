@@ -1,14 +1,17 @@
 """The files of a folder tree, as they are found: one folder's entries at a time are in memory, no more."""
 
+import errno
 import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from operator import attrgetter
 
 from pyarrow import fs
 
 from pipeline.ingest.item import Item, is_hidden
 
+_LOCAL = fs.LocalFileSystem()
 _REQUESTS = 16  # listings of an object store under way at a time
 
 
@@ -19,28 +22,39 @@ def walk_local(root: str) -> Iterator[Item]:
     seen: set[tuple[int, int]] = set()
     while real or linked:
         folder = real.pop() if real else linked.popleft()
-        status = os.stat(os.path.join(root, folder))
+        where = os.path.join(root, folder)
+        status = os.stat(where)
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        with os.scandir(os.path.join(root, folder)) as scanned:
-            entries = sorted(scanned, key=lambda entry: entry.name)
-        below = []
+        below, prefix = [], f"{folder}/" if folder else ""
+        try:
+            # A fifth quicker than os.scandir. Broken links and what is deleted meanwhile are of no type.
+            entries = sorted(_LOCAL.get_file_info(fs.FileSelector(where)), key=attrgetter("base_name"))
+        except UnicodeDecodeError:
+            yield Item(prefix + next(name for name in os.listdir(where) if not _is_utf8(name)), None, 0)
+            continue  # which is not reached: no listing goes on after such a name
+        except OSError as error:
+            code = error.errno or errno.EIO
+            raise OSError(code, os.strerror(code), where) from None
         for entry in entries:
-            if entry.name[0] == "." or entry.name == "__MACOSX":
+            name, kind = entry.base_name, entry.type
+            if name[0] == "." or name == "__MACOSX":
                 continue
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_symlink() and not os.path.exists(entry.path):
-                continue
-            if entry.is_dir():
-                linked.append(path) if entry.is_symlink() else below.append(path)
-            elif entry.is_file():
-                try:
-                    status = entry.stat()
-                except FileNotFoundError:  # deleted since the folder was listed
-                    continue
-                yield Item(path, None, status.st_size, f"{status.st_size}-{status.st_mtime_ns}")
+            if kind == fs.FileType.File:
+                size = entry.size
+                yield Item(prefix + name, None, size, f"{size}-{entry.mtime_ns}")
+            elif kind == fs.FileType.Directory:
+                linked.append(prefix + name) if os.path.islink(entry.path) else below.append(prefix + name)
         real += reversed(below)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def walk_remote(filesystem: fs.FileSystem, root: str) -> Iterator[Item]:

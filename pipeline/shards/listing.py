@@ -1,6 +1,8 @@
 """A source's listing on local disk, so that it need not fit in memory."""
 
+import gc
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,13 +20,25 @@ _ROWS = 20_000  # held in memory
 def write_listing(items: Iterable[Item], to: Path) -> int:
     """Writes one row an item, in the source's order; returns how many there are."""
     total = 0
-    with pq.ParquetWriter(to, LISTING_SCHEMA) as writer:
+    with _uncollected(), pq.ParquetWriter(to, LISTING_SCHEMA, use_dictionary=["label"]) as writer:
         for batch in _batches(items):
             writer.write_table(pa.table(batch, schema=LISTING_SCHEMA))
             total += len(batch["path"])
             report(Progress("scan", total, None))
     report(Progress("scan", total, total))
     return total
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Items are in no cycles: to look through a hundred thousand of them for some takes as long as to list them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _batches(items: Iterable[Item]) -> Iterator[dict[str, list]]:

@@ -141,15 +141,23 @@ def compare(tables: Tables, listing: Path, rehash: bool = False) -> int:
 
 def _drop_repeats(by_path: Path) -> None:
     """Of a file that a list names more than once, the first stays."""
+    if not any(pc.any(again).as_py() for _, again in _repeats(by_path, ["path"])):
+        return
     once = by_path.with_name("once.parquet")
-    with in_pieces(by_path) as file, pq.ParquetWriter(once, file.schema_arrow) as writer:
-        last = pa.nulls(1, pa.string())
-        for batch in file.iter_batches(_ROWS):
-            paths = batch["path"]
-            before = pa.concat_arrays([last, paths[:-1]])
-            writer.write_batch(batch.filter(pc.fill_null(pc.not_equal(paths, before), True)))
-            last = paths[-1:]
+    with pq.ParquetWriter(once, pq.read_schema(by_path)) as writer:
+        for batch, again in _repeats(by_path, None):
+            writer.write_batch(batch.filter(pc.invert(again)))
     once.replace(by_path)
+
+
+def _repeats(by_path: Path, columns: list[str] | None) -> Iterator[tuple[pa.RecordBatch, pa.BooleanArray]]:
+    """Batches of these columns, and which rows have the path of the row before."""
+    with in_pieces(by_path) as file:
+        last = pa.nulls(1, pa.string())
+        for batch in file.iter_batches(_ROWS, columns=columns):
+            paths = batch["path"]
+            yield batch, pc.fill_null(pc.equal(paths, pa.concat_arrays([last, paths[:-1]])), False)
+            last = paths[-1:]
 
 
 def unread(tables: Tables) -> Iterator[pa.RecordBatch]:

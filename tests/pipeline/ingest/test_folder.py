@@ -5,6 +5,7 @@ import pytest
 from pyarrow import fs
 
 from pipeline.errors import UserError
+from pipeline.ingest import listing
 from pipeline.ingest.invalid import InvalidImage
 from pipeline.ingest.source import open_source, read_one
 
@@ -88,15 +89,12 @@ def test_no_key_of_a_uri_is_shown():
 
 def test_a_folder_that_may_not_be_listed_says_so(root, monkeypatch):
     write(root)
-    denied = PermissionError(13, "Permission denied", str(root.folder / "tree/ant"))
-
-    def refuse(*_):
-        raise denied
-
     source = open_source(root.at("tree"))  # root may list everything, so the system's refusal is put in its mouth
     if source.place.is_local:
-        monkeypatch.setattr(os, "scandir", refuse)
+        denied = PermissionError(13, "Cannot list directory '...'. Detail: [errno 13] Permission denied")
+        monkeypatch.setattr(listing, "_LOCAL", _Denying(denied))
     else:
+        denied = PermissionError(13, "Permission denied", "tree/ant")
         source.place.__dict__["_connection"] = (_Denying(denied), source.place.path)
     with pytest.raises(UserError, match=r"cannot read .*: Permission denied; (make it readable|check the address and)"):
         list(source.items())

@@ -44,10 +44,11 @@ def test_the_sources_own_labels_go_before_its_folders():
 
 @pytest.mark.parametrize("labels", ["auto", "none"])
 def test_a_long_listing_is_not_held_in_memory(labels, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.ingest.layout._IN_MEMORY", 10_000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     count = 60_000
     items = (Item(f"folder-{n % 7}/image-number-{n:09}.png", None, n, f"{n}-{n**3}") for n in range(count))
-    list(arrange([Item("a", None, 1)], "here", Options(labels), inside=str))  # pyarrow loads what it needs
+    list(arrange([Item("a", None, 1)] * 20_000, "here", Options(labels), inside=str))  # pyarrow loads what it needs
     tracemalloc.start()
     try:
         seen = sum(1 for _ in arrange(items, "here", Options(labels), inside=str))
@@ -60,6 +61,8 @@ def test_a_long_listing_is_not_held_in_memory(labels, tmp_path, monkeypatch):
 
 
 def test_a_full_temporary_folder_is_told(monkeypatch):
+    monkeypatch.setattr("pipeline.ingest.layout._IN_MEMORY", 1)
+
     def full():
         return open("/dev/full", "r+b", buffering=0)
 
