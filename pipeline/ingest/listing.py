@@ -38,13 +38,12 @@ def walk_local(root: str) -> Iterator[Item]:
             code = error.errno or errno.EIO
             raise OSError(code, os.strerror(code), where) from None
         for entry in entries:
-            name, kind = entry.base_name, entry.type
+            name, size = entry.base_name, entry.size
             if name[0] == "." or name == "__MACOSX":
                 continue
-            if kind == fs.FileType.File:
-                size = entry.size
+            if size is not None:  # of files alone, and to ask for the type takes longer
                 yield Item(prefix + name, None, size, f"{size}-{entry.mtime_ns}")
-            elif kind == fs.FileType.Directory:
+            elif entry.type == fs.FileType.Directory:
                 linked.append(prefix + name) if os.path.islink(entry.path) else below.append(prefix + name)
         real += reversed(below)
 

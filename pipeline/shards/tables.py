@@ -12,9 +12,6 @@ import pyarrow.parquet as pq
 _LIMITS: dict[str, Any] = {"memory_limit": "350MB", "threads": 1, "preserve_insertion_order": False}
 
 
-_UNLIKE = ("path", "stamp", "key")  # columns whose values are mostly different: a dictionary of them is a waste
-
-
 class Tables:
     """A database in `folder`, which holds what does not fit in memory too. Close it when done."""
 
@@ -61,8 +58,7 @@ def publish(files: list[Path], to: Path, schema: pa.Schema, group: int) -> None:
     `group` rows are in memory at once.
     """
     with ExitStack() as stack:
-        repeated = [name for name in schema.names if name not in _UNLIKE]
-        writer = stack.enter_context(pq.ParquetWriter(to, schema, compression="zstd", use_dictionary=repeated))
+        writer = stack.enter_context(pq.ParquetWriter(to, schema, compression="zstd"))
         readers = [stack.enter_context(in_pieces(file)) for file in files]
         for tables in zip(*(_groups(reader, group) for reader in readers), strict=True):
             columns = {name: table[name] for table in tables for name in table.column_names}
