@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_LIMITS: dict[str, Any] = {"memory_limit": "350MB", "threads": 1, "preserve_insertion_order": False}
+_LIMITS: dict[str, Any] = {"memory_limit": "350MB", "threads": 2, "preserve_insertion_order": False}
 
 
 class Tables:
