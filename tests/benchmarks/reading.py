@@ -138,7 +138,7 @@ def with_webdataset(storage: Storage, dataset: DatasetRef, encoding: str) -> Bat
 
 
 def with_litdata(folder: str, storage: Storage, dataset: DatasetRef, side: int) -> Batches:
-    """Its StreamingDataLoader over chunks of the same pixels as bytes. It runs where LitData is installed, beside .venv:
+    """Its StreamingDataLoader over chunks of the same pixels as bytes; where LitData is installed, beside .venv:
 
     pip install --no-deps --target DIR litdata==0.2.76 tifffile obstore boto3 botocore s3transfer jmespath, and then
     PYTHONPATH=DIR make bench.
