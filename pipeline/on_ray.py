@@ -64,6 +64,7 @@ def _started() -> Iterator[None]:
         stack.callback(ray.shutdown)
         with _own_sigterm():
             _join(address, own)
+        gc.collect()
         gc.freeze()  # what Ray has imported stays: to look through it for garbage takes 60 ms each time
         yield
 

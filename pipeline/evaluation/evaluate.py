@@ -48,7 +48,7 @@ def evaluate(
         raise UserError(f"cannot measure {images} images of {len(seeds)} seeds; take {NEIGHBOURS + 1} of one at least")
     manifest = load_manifest(storage, dataset)
     shown = [name for name in manifest.classes if name in only] if only else manifest.classes
-    only = tuple(shown) if only else ()
+    only = tuple(shown) if shown != manifest.classes else ()
     held_out_count, training_count = real_counts(storage, dataset, manifest, shown, NEIGHBOURS)
     extractor = extractor or EfficientNetLite0.for_resolution(manifest.resolution)
     count = _Counter(held_out_count + training_count + images * len(seeds))

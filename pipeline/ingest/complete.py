@@ -34,7 +34,7 @@ _PNG_MOST_DEFLATED = 500
 
 # What may follow each chunk of a plain one: nothing that makes it transparent, turns it or moves it. What the chunks
 # beside the pixels say is not applied to any image.
-_PNG_BESIDE = (b"gAMA", b"pHYs", b"sRGB", b"tIME")
+_PNG_BESIDE = {b"gAMA": 4, b"pHYs": 9, b"sRGB": 1, b"tIME": 7}  # bytes of each
 _PNG_PLAIN = {
     b"": (b"IHDR",),
     **dict.fromkeys((b"IHDR", *_PNG_BESIDE), (*_PNG_BESIDE, b"IDAT")),
@@ -94,7 +94,8 @@ def _check_png(data: bytes) -> bool:
         deflated += kind in _PNG_DEFLATED
         if deflated > _PNG_MOST_DEFLATED:
             raise InvalidImage("corrupt", f"PNG: more than {_PNG_MOST_DEFLATED} compressed texts and profiles")
-        plain = plain and kind in _PNG_PLAIN.get(last, ())
+        size = end - position - 12
+        plain = plain and kind in _PNG_PLAIN.get(last, ()) and size == _PNG_BESIDE.get(kind, size)
         position, last = end, kind
     return plain
 

@@ -164,6 +164,7 @@ def _is_animated(image: Image.Image, frames: int) -> bool:
 def _fitted(pixels: np.ndarray, rules: ImageRules) -> np.ndarray:
     """Of uint8 (h, w, 1 or 3), opaque and upright."""
     if pixels.shape == (rules.resolution, rules.resolution, rules.channels):
+        pixels.flags.writeable = False
         return pixels
     image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     return _square(image.convert("L" if rules.channels == 1 else "RGB"), rules)

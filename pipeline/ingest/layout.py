@@ -139,6 +139,9 @@ def _checked(listed: Iterable[Item], where: str) -> Iterator[Item]:
 def _spooled(items: Iterator[Item], where: str) -> Iterator[Iterable[Item]]:
     """The same items again, once all of them have been seen."""
     first = list(islice(items, _IN_MEMORY))
+    if len(first) < _IN_MEMORY:
+        yield first
+        return
     with tempfile.TemporaryFile(prefix="ganline-") as file:
         writer = pa.ipc.new_stream(file, _SCHEMA, options=pa.ipc.IpcWriteOptions(compression="lz4"))
         while batch := list(islice(items, _BATCH)):

@@ -1,11 +1,11 @@
 """The files of a folder tree, as they are found: one folder's entries at a time are in memory, no more."""
 
-import errno
 import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from operator import attrgetter
+from typing import Any, NamedTuple
 
 from pyarrow import fs
 
@@ -13,6 +13,16 @@ from pipeline.ingest.item import Item, is_hidden
 
 _LOCAL = fs.LocalFileSystem()
 _REQUESTS = 16  # listings of an object store under way at a time
+
+
+class _Entry(NamedTuple):
+    """As an Arrow FileInfo."""
+
+    base_name: str
+    path: str
+    type: fs.FileType
+    size: int | None = None  # of files alone
+    mtime_ns: int | None = None
 
 
 def walk_local(root: str) -> Iterator[Item]:
@@ -28,32 +38,40 @@ def walk_local(root: str) -> Iterator[Item]:
             continue
         seen.add((status.st_dev, status.st_ino))
         below, prefix = [], f"{folder}/" if folder else ""
-        try:
-            # A fifth quicker than os.scandir. Broken links and what is deleted meanwhile are of no type.
-            entries = sorted(_LOCAL.get_file_info(fs.FileSelector(where)), key=attrgetter("base_name"))
-        except UnicodeDecodeError:
-            yield Item(prefix + next(name for name in os.listdir(where) if not _is_utf8(name)), None, 0)
-            continue  # which is not reached: no listing goes on after such a name
-        except OSError as error:
-            code = error.errno or errno.EIO
-            raise OSError(code, os.strerror(code), where) from None
-        for entry in entries:
+        for entry in _entries(where):
             name, size = entry.base_name, entry.size
             if name[0] == "." or name == "__MACOSX":
                 continue
-            if size is not None:  # of files alone, and to ask for the type takes longer
+            if size is not None:  # to ask each for its type takes longer
                 yield Item(prefix + name, None, size, f"{size}-{entry.mtime_ns}")
             elif entry.type == fs.FileType.Directory:
                 linked.append(prefix + name) if os.path.islink(entry.path) else below.append(prefix + name)
         real += reversed(below)
 
 
-def _is_utf8(name: str) -> bool:
+def _entries(folder: str) -> list[Any]:
+    """By name; broken links and what is deleted meanwhile are left out, or of no type."""
+    by_name = attrgetter("base_name")
     try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        return sorted(_LOCAL.get_file_info(fs.FileSelector(folder)), key=by_name)
+    except (OSError, UnicodeError):
+        # Arrow is a fifth quicker, but gives up at a name that is not UTF-8 and at a link into a forbidden folder.
+        return sorted(_scanned(folder), key=by_name)
+
+
+def _scanned(folder: str) -> Iterator[_Entry]:
+    with os.scandir(folder) as scanned:
+        for entry in scanned:
+            try:
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    continue
+                if entry.is_dir():
+                    yield _Entry(entry.name, entry.path, fs.FileType.Directory)
+                elif entry.is_file():
+                    status = entry.stat()
+                    yield _Entry(entry.name, entry.path, fs.FileType.File, status.st_size, status.st_mtime_ns)
+            except FileNotFoundError:  # deleted since the folder was listed
+                continue
 
 
 def walk_remote(filesystem: fs.FileSystem, root: str) -> Iterator[Item]:

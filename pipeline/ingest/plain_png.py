@@ -1,7 +1,8 @@
 """The PNG files that most datasets are made of, four times as fast as Pillow decodes them: 8 bits, grey or RGB.
 
-The pixels are Pillow's. It is stricter in one thing: the checksum of the inflated rows, which a file with sound chunks
-has wrong only if its writer did.
+The pixels are Pillow's wherever both decode. Pillow is stricter with a deflated stream whose chunks are sound: it
+refuses a wrong checksum of the inflated rows, some wrong codes, and a stream that lacks its last bytes though all rows
+are there. A file that was damaged since it was written has chunks that are not sound.
 """
 
 import struct

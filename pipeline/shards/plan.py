@@ -41,7 +41,9 @@ CREATE TABLE settled AS
     SELECT key, shard, label, '' AS reason, '' AS detail, bytes, width, height, mode FROM before WHERE status = 'kept'
     UNION ALL
     SELECT key, NULL, NULL, min(reason), min(detail), max(bytes), max(width), max(height), max(mode)
-    FROM before WHERE status = 'quarantined' AND reason <> 'unreadable' GROUP BY key;
+    FROM before WHERE status = 'quarantined' AND reason <> 'unreadable' GROUP BY key
+    -- Arrays were no images to an earlier Ganline.
+    HAVING NOT bool_or(reason = 'not_an_image' AND path LIKE '%.npy%');
 """
 
 # `id` numbers the files by path. A file with the stamp that it had need not be opened, if what it holds is settled.

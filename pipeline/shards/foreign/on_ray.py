@@ -7,6 +7,7 @@ from pipeline.errors import UserError
 from pipeline.ingest.image import rules_of
 from pipeline.on_ray import Died, cluster, run_tasks
 from pipeline.progress import Progress, report
+from pipeline.shards.alone import alone
 from pipeline.shards.foreign.assemble import assemble
 from pipeline.shards.foreign.find import FoundTar, find_tars
 from pipeline.shards.foreign.scan import Job, Refused, scan_tar
@@ -39,12 +40,13 @@ def index_tars(
     known = {entry.path for entry in storage.list(f"{dataset_folder(name)}/scans")}
     unread = [tar for tar in tars if job.path(tar) not in known]
     _scan(job, unread)
-    before = latest_version(storage, name)
-    made = assemble(job, data, tars, load_manifest(storage, before) if before else None)
-    if not made.manifest.shards:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in made.quarantined.items()) or "no sample"
-        raise UserError(f"{' '.join(patterns)}: no valid image ({reasons}); check what the tars hold")
-    dataset = commit_version(storage, name, made.manifest, made.tables)
+    with alone(storage, name):
+        before = latest_version(storage, name)
+        made = assemble(job, data, tars, load_manifest(storage, before) if before else None)
+        if not made.manifest.shards:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in made.quarantined.items()) or "no sample"
+            raise UserError(f"{' '.join(patterns)}: no valid image ({reasons}); check what the tars hold")
+        dataset = commit_version(storage, name, made.manifest, made.tables)
     return Indexed(
         dataset=dataset,
         samples=made.manifest.samples,

@@ -1,4 +1,7 @@
+import io
 import os
+import shutil
+import tarfile
 from itertools import pairwise
 
 import pytest
@@ -89,15 +92,42 @@ def test_no_key_of_a_uri_is_shown():
 
 def test_a_folder_that_may_not_be_listed_says_so(root, monkeypatch):
     write(root)
+    denied = PermissionError(13, "Permission denied", str(root.folder / "tree/ant"))
     source = open_source(root.at("tree"))  # root may list everything, so the system's refusal is put in its mouth
     if source.place.is_local:
-        denied = PermissionError(13, "Cannot list directory '...'. Detail: [errno 13] Permission denied")
         monkeypatch.setattr(listing, "_LOCAL", _Denying(denied))
+        monkeypatch.setattr(os, "scandir", _Denying(denied).get_file_info)
     else:
-        denied = PermissionError(13, "Permission denied", "tree/ant")
         source.place.__dict__["_connection"] = (_Denying(denied), source.place.path)
     with pytest.raises(UserError, match=r"cannot read .*: Permission denied; (make it readable|check the address and)"):
         list(source.items())
+
+
+def test_names_that_are_not_utf8_trouble_nobody_who_does_not_want_them(tmp_path):
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("x.png"), io.BytesIO())
+    (tmp_path / "z").mkdir()
+    shutil.copy(tmp_path / "0.tar", tmp_path / "z/1.tar")
+    for name in (b"r\xe9sum\xe9.txt", b".hidden\xff"):
+        open(os.fsencode(tmp_path) + b"/" + name, "w").close()
+    assert [item.path.partition("#")[0] for item in open_source(str(tmp_path)).items()] == [
+        "0.tar/x.png",
+        "z/1.tar/x.png",
+    ]
+
+
+def test_both_ways_to_list_a_folder_find_the_same(tmp_path):
+    for name in ("b.png", "a.png", "folder/c.png", ".hidden/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * len(name))
+    (tmp_path / "broken").symlink_to("nowhere")
+    (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "linked").symlink_to("folder")
+    os.mkfifo(tmp_path / "fifo")
+    quick = list(listing.walk_local(str(tmp_path)))
+    assert [item.path for item in quick] == ["a.png", "b.png", "link.png", "folder/c.png"]
+    open(os.fsencode(tmp_path) + b"/.\xff", "w").close()
+    assert list(listing.walk_local(str(tmp_path))) == quick
 
 
 class _Denying:

@@ -41,6 +41,11 @@ def test_they_are_brought_to_size_as_images_are():
     assert np.array_equal(decode(saved(PIXELS), small).pixels, decode(stream.getvalue(), small).pixels)
 
 
+def with_header(shape: str) -> bytes:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header + PIXELS.tobytes()
+
+
 class Hostile:
     def __reduce__(self):
         return exec, ("raise SystemExit",)
@@ -58,6 +63,8 @@ class Hostile:
         (saved(PIXELS).replace(b"(8, 8, 3)", b"(9**9999)"), "corrupt"),
         (saved(PIXELS).replace(b"(8, 8, 3), }        ", b"(80000, 80000, 3), }"), "truncated"),
         (saved(PIXELS.repeat(2, 0)), "too_many_pixels"),
+        (saved(PIXELS).replace(b"(8, 8, 3), }      ", b"(8, 8, True), }   "), "corrupt"),
+        (with_header(f"(0x{'f' * 5000}, 8, 3)"), "corrupt"),
     ],
 )
 def test_others_are_refused(data, reason):

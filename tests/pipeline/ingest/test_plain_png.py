@@ -62,6 +62,7 @@ NOT_PLAIN = {
     "animated": png(RGB_HEADER, RGB_ROWS, (b"acTL", struct.pack(">II", 2, 0))),
     "with a comment": png(RGB_HEADER, RGB_ROWS, (b"tEXt", b"Comment\0none")),
     "a chunk after the pixels": png(RGB_HEADER, RGB_ROWS, after=chunk(b"tRNS", bytes(6))),
+    "half a gamma": png(RGB_HEADER, RGB_ROWS, (b"gAMA", b"\0\0")),
     "two headers": png(RGB_HEADER, RGB_ROWS, (b"IHDR", struct.pack(">IIBBBBB", *RGB_HEADER))),
     "deep": png((4, 8, 16, 2, 0, 0, 0), RGB_ROWS),
     "with alpha": png((6, 8, 8, 6, 0, 0, 0), RGB_ROWS),
