@@ -233,7 +233,7 @@ def _read_local(path: Path, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         found = [os.pread(file.fileno(), size, offset) for offset, size in ranges]
     for data, (offset, size) in zip(found, ranges, strict=True):
         if len(data) != size:
-            raise ValueError(f"{path} has no {size} bytes from byte {offset} on")
+            raise ValueError(f"{path} has {os.path.getsize(path)} bytes: there are no {size} from byte {offset} on")
     return found
 
 
