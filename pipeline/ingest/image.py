@@ -98,7 +98,7 @@ def decode(data: bytes, rules: ImageRules, path: str = "") -> Decoded:
         raise InvalidImage("empty", "the file has no bytes")
     kind = format_of(data)
     if kind not in _formats():
-        raise InvalidImage("not_an_image", f"none of {', '.join(_formats())}")
+        raise InvalidImage("not_an_image", unknown_format())
     fixed = []
 
     def meet(problem: str, detail: str) -> None:
@@ -180,11 +180,17 @@ def _square(image: Image.Image, rules: ImageRules) -> np.ndarray:
     return np.asarray(image).reshape(*size, rules.channels)
 
 
+def unknown_format() -> str:
+    """The detail of `not_an_image` for bytes of no format that is known here and now."""
+    return f"none of {', '.join(_formats())}"
+
+
 @cache
 def _formats() -> tuple[str, ...]:
     Image.init()
     # Once for all: to catch them around each call is not safe among threads.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", "Reading `.npy`")  # with a header of Python 2
     return (*(name for name in _FORMATS if name in Image.OPEN), *_OWN)
 
 
@@ -271,7 +277,7 @@ def _scaled(values: np.ndarray, top: int) -> np.ndarray:
 
 def _as_invalid(error: Exception) -> InvalidImage:
     if isinstance(error, UnidentifiedImageError):  # its own text holds a memory address
-        return InvalidImage("not_an_image", f"none of {', '.join(_formats())}")
+        return InvalidImage("not_an_image", unknown_format())
     if isinstance(error, Image.DecompressionBombError):
         return InvalidImage("too_many_pixels", str(error))
     said = str(error) or type(error).__name__

@@ -1,7 +1,6 @@
 """Images as numpy's `.npy` files, uint8 `(h, w)`, `(h, w, 1)` or `(h, w, 3)`: members of many WebDatasets."""
 
 import io
-import warnings
 from math import prod
 
 import numpy as np
@@ -19,8 +18,7 @@ def decode_npy(data: bytes, max_pixels: int) -> np.ndarray:
     """
     stream = io.BytesIO(data)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of Python 2's headers
-            shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
+        shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
         if not all(type(side) is int and side < 1 << 31 for side in shape):
             raise ValueError("a side that is no length")
     except Exception as error:  # hostile headers make its parser raise nearly anything

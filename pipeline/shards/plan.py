@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.ingest.image import unknown_format
 from pipeline.shards.forgotten import REASON as FORGOTTEN
 from pipeline.shards.manifest import Shard, Split, shard_path
 from pipeline.shards.tables import Tables, in_pieces
@@ -35,15 +36,16 @@ CREATE TABLE hidden AS
 """
 
 # What is known of a content: the shard that holds it under a class, or (no shard) why it is refused. What could not
-# be read is tried again: a permission given since does not change the stamp.
+# be read is tried again: a permission given since does not change the stamp. So is what was of no format that an
+# earlier Ganline knew.
 _SETTLED = """
 CREATE TABLE settled AS
     SELECT key, shard, label, '' AS reason, '' AS detail, bytes, width, height, mode FROM before WHERE status = 'kept'
     UNION ALL
     SELECT key, NULL, NULL, min(reason), min(detail), max(bytes), max(width), max(height), max(mode)
-    FROM before WHERE status = 'quarantined' AND reason <> 'unreadable' GROUP BY key
-    -- Arrays were no images to an earlier Ganline.
-    HAVING NOT bool_or(reason = 'not_an_image' AND path LIKE '%.npy%');
+    FROM before WHERE status = 'quarantined' AND reason <> 'unreadable'
+        AND NOT (detail LIKE 'none of %' AND detail <> {unknown})
+    GROUP BY key;
 """
 
 # `id` numbers the files by path. A file with the stamp that it had need not be opened, if what it holds is settled.
@@ -130,7 +132,7 @@ def take_before(tables: Tables, shards: list[str], sources: Path, removed: Path)
     numbers = pa.array(range(len(shards)), pa.int32())
     tables.run(_BEFORE, pa.table({"number": numbers, "sha256": pa.array(shards, pa.string())}),
                sources=sources, removed=removed)  # fmt: skip
-    tables.run(_SETTLED)
+    tables.run(_SETTLED, unknown=unknown_format())
 
 
 def compare(tables: Tables, listing: Path, rehash: bool = False) -> int:

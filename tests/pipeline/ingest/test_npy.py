@@ -1,11 +1,13 @@
 """Arrays as image files, written by numpy itself."""
 
 import io
+import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.ingest import image
 from pipeline.ingest.image import ImageRules, InvalidImage, decode
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -71,6 +73,15 @@ def test_others_are_refused(data, reason):
     with pytest.raises(InvalidImage) as caught:
         decode(data, ImageRules(8, 3, "white", max_pixels=64))
     assert caught.value.reason == reason
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_header_of_python_2_is_read_in_silence():
+    decode(saved(PIXELS), RGB)  # which says once for all what not to warn of
+    header = with_header("(8L, 8L, 3L)")
+    with warnings.catch_warnings():
+        image._formats.cache_clear()
+        assert np.array_equal(decode(header, RGB).pixels, PIXELS)
 
 
 def test_another_format_under_the_name_is_told():

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.ingest.image import unknown_format
 from pipeline.ingest.source import Item
 from pipeline.shards.listing import write_listing
 from pipeline.shards.parts import PREPARED_SCHEMA
@@ -90,6 +91,7 @@ def test_the_plan_does_not_depend_on_the_listing(tmp_path):
 
 def test_only_what_cannot_be_known_is_opened(tables):
     kept, lost, refused, away = (content_key(word) for word in (b"kept", b"lost", b"refused", b"away"))
+    strange, foreign = content_key(b"strange"), content_key(b"foreign")
     before = [
         row("kept", "s", kept, None, "kept", shard="here"),
         row("touched", "s", kept, None, "duplicate"),
@@ -98,6 +100,8 @@ def test_only_what_cannot_be_known_is_opened(tables):
         row("copy-of-lost", "s", lost, None, "duplicate"),
         row("refused", "s", refused, None, "quarantined", reason="truncated"),
         row("unreadable", "s", away, None, "quarantined", reason="unreadable"),
+        row("strange", "s", strange, None, "quarantined", reason="not_an_image", detail=unknown_format()),
+        row("foreign", "s", foreign, None, "quarantined", reason="not_an_image", detail="none of JPEG, PNG"),
         row("without-stamp", "", kept, None, "duplicate"),
     ]
     items = [Item(each["path"], None, 1, "t" if each["path"] == "touched" else each["stamp"]) for each in before]
@@ -107,6 +111,7 @@ def test_only_what_cannot_be_known_is_opened(tables):
         "lost": None,
         "copy-of-lost": None,
         "unreadable": None,
+        "foreign": None,  # when it was refused, fewer formats were known
         "without-stamp": kept,
         "new": None,
     }
