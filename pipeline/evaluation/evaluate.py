@@ -13,6 +13,7 @@ from pipeline.evaluation.report import EvaluationReport, Figure, Naming
 from pipeline.progress import Progress, report
 from pipeline.registry.generator import Generator
 from pipeline.shards.manifest import DatasetRef, load_manifest
+from pipeline.shards.view import chosen_classes
 from pipeline.storage import Storage
 
 NEIGHBOURS = 3
@@ -40,14 +41,13 @@ def evaluate(
     """Measures `images` of each seed against the held-out images, and as many training images as those.
 
     A conditional generator's labels follow the held-out ones. `only` are the classes that real images are of; none:
-    all. `extractor` is EfficientNet-Lite0 by default, at the
-    size that suits the dataset. Raises BadGenerator for NaN or infinities in weights, images or figures, and
-    UserError where there are too few real images.
+    all. `extractor` is EfficientNet-Lite0 by default, at the size that suits the dataset. Raises BadGenerator for NaN
+    or infinities in weights, images or figures, and UserError where there are too few real images.
     """
     if images <= NEIGHBOURS or not seeds:
         raise UserError(f"cannot measure {images} images of {len(seeds)} seeds; take {NEIGHBOURS + 1} of one at least")
     manifest = load_manifest(storage, dataset)
-    shown = [name for name in manifest.classes if name in only] if only else manifest.classes
+    shown = chosen_classes(manifest, only)
     only = tuple(shown) if shown != manifest.classes else ()
     held_out_count, training_count = real_counts(storage, dataset, manifest, shown, NEIGHBOURS)
     extractor = extractor or EfficientNetLite0.for_resolution(manifest.resolution)

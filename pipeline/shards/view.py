@@ -1,6 +1,6 @@
 """Some of a dataset's classes, or all in equal shares: pure functions of the shards' indexes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 
@@ -23,12 +23,18 @@ def shown_classes(manifest: Manifest, data: Data) -> list[str]:
 
     Raises UserError for a class that the dataset does not have.
     """
-    if unknown := [name for name in data.only if name not in manifest.classes]:
-        there = f"it has {', '.join(manifest.classes)}" if manifest.classes else "it has none"
-        raise UserError(f"data.only names {unknown[0]!r}, which is no class of the dataset; {there}")
+    shown = chosen_classes(manifest, data.only)
     if data.balance and not manifest.classes:
         raise UserError("data.balance is true but the images have no classes; put each class in a sub-folder")
-    return [name for name in manifest.classes if name in data.only] if data.only else manifest.classes
+    return shown
+
+
+def chosen_classes(manifest: Manifest, only: Sequence[str]) -> list[str]:
+    """Those of `only`, in the dataset's order; all for none. Raises UserError for one that there is not."""
+    if unknown := [name for name in only if name not in manifest.classes]:
+        there = f"it has {', '.join(manifest.classes)}" if manifest.classes else "it has none"
+        raise UserError(f"data.only names {unknown[0]!r}, which is no class of the dataset; {there}")
+    return [name for name in manifest.classes if name in only] if only else manifest.classes
 
 
 class View:

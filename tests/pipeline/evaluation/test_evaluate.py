@@ -61,7 +61,7 @@ def test_only_images_of_the_classes_that_a_run_sees_are_compared(fresh, plays, t
     assert set(generator.network.labels) == {0, 1}
     assert all(figure.name.endswith(" of 3, 8]") for figure in found.figures)
     assert EvaluationReport.from_dict(found.to_dict()) == found
-    with pytest.raises(UserError, match="has 0 held-out"):
+    with pytest.raises(UserError, match=r"data\.only names 'none', which is no class"):
         evaluate(*fresh, generator, images=200, extractor=extractor, only=("none",))
 
 
