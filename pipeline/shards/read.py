@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def _room(counts: list[int]) -> int:
-    """How many shards of these sizes can be open: for a while longer, since to open one takes half a millisecond."""
+    """How many shards of these sizes can be open: to open one takes as long as to read a hundred images."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(descriptors // 4, _ROWS_OPEN // max([1, *counts]))
 

@@ -111,6 +111,14 @@ def test_each_file_has_the_outcome_that_pillow_alone_would_give(rules, monkeypat
     assert found == {name: outcome(data, rules) for name, data in files.items()}
 
 
+def test_a_wrong_checksum_of_the_rows_alone_is_let_pass_where_the_chunks_are_sound():
+    """In this Pillow is stricter, as the module says."""
+    data = png(RGB_HEADER, RGB_ROWS[:-1] + bytes([RGB_ROWS[-1] ^ 1]))
+    with pytest.raises(OSError, match="broken data stream"):
+        by_pillow(data)
+    assert np.array_equal(decode(data, RULES[0]).pixels, by_pillow(png(RGB_HEADER, RGB_ROWS)))
+
+
 def test_plain_files_do_not_need_pillow(monkeypatch):
     monkeypatch.setattr(Image, "open", None)
     assert decode(png(RGB_HEADER, RGB_ROWS), RULES[0]).pixels.shape == (8, 8, 3)

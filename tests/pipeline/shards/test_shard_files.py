@@ -21,6 +21,7 @@ from pipeline.shards.encoding import decode, decoder, encode
 from pipeline.shards.index import read_index
 from pipeline.shards.manifest import DatasetRef, latest_version, load_manifest
 from pipeline.shards.on_ray import shard_images
+from pipeline.shards.opened import Opener
 from pipeline.shards.order import Order, streams_of
 from pipeline.shards.read import DatasetReader
 from pipeline.shards.ustar import end, member
@@ -337,12 +338,16 @@ def test_stream_batches_are_the_same_at_every_world_size(storage, dataset, pixel
             assert torch.equal(torch.cat([rank[step][1] for rank in ranks]), labels)
 
 
-def test_more_shards_than_are_held_open_can_be_read(storage, dataset, monkeypatch):
-    monkeypatch.setattr("pipeline.shards.read._room", lambda counts: 1)
+@pytest.mark.parametrize(("room", "times"), [(1, 4), (2, 2)])
+def test_shards_are_held_open_while_there_is_room(storage, dataset, monkeypatch, room, times):
+    opened, really = [], Opener.open
+    monkeypatch.setattr(Opener, "open", lambda self, shard, **how: opened.append(shard) or really(self, shard, **how))
+    monkeypatch.setattr("pipeline.shards.read._room", lambda counts: room)
     reader = DatasetReader(storage, dataset, "train", keep_open=1)
     assert len(reader.counts) > 1
     everything = np.concatenate([reader.read(np.array([n]), np.array([0]))[0] for n in (0, 1, 0, 1)])
     assert np.array_equal(everything[:2], everything[2:])
+    assert len(opened) == times
 
 
 class Remote(Storage):

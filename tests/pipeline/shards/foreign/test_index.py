@@ -14,6 +14,7 @@ import pytest
 import webdataset
 
 from pipeline.errors import UserError
+from pipeline.shards.alone import alone
 from pipeline.shards.batches import StreamBatches
 from pipeline.shards.damage import DamagedShard
 from pipeline.shards.foreign import scan
@@ -137,6 +138,13 @@ def test_images_of_each_kind_are_made_as_an_ingest_makes_them(storage, write, in
     assert np.array_equal(images[4], wide[:, 12:28])  # the centre square
     assert np.array_equal(images[5], exact) and np.array_equal(images[6], exact[::-1])
     assert np.array_equal(images[0], images[7])  # the same pixels, another file
+
+
+def test_a_dataset_that_is_being_changed_is_not_indexed(storage, write, index, pixels, png):
+    tar = write("t.tar", {"0.png": png(pixels(0))})
+    probe = index(tar, held_out=0)
+    with alone(storage, probe.dataset.name), pytest.raises(UserError, match="already, or images are removed from it"):
+        index(tar, held_out=0)
 
 
 def test_npy_that_is_no_image_is_quarantined(storage, write, index, pixels, png):
