@@ -65,6 +65,7 @@ def _started() -> Iterator[None]:
         with _own_sigterm():
             _join(address, own)
         gc.collect()
+        stack.callback(gc.unfreeze)
         gc.freeze()  # what Ray has imported stays: to look through it for garbage takes 60 ms each time
         yield
 

@@ -69,9 +69,9 @@ def check_complete(data: bytes) -> Counted:
         return Counted(plain=_check_png(data))
     if kind == "JPEG":
         return Counted(scans=_check_jpeg(data))
-    elif kind == "GIF":
+    if kind == "GIF":
         return Counted(frames=_check_gif(data))
-    elif kind == "WEBP":
+    if kind == "WEBP":
         if 8 + int.from_bytes(data[4:8], "little") > len(data):
             raise InvalidImage("truncated", "WebP: shorter than its header says")
     elif kind == "JPEG2000" and b"\xff\xd9" not in data:

@@ -1,4 +1,4 @@
-"""The PNG files that most datasets are made of, four times as fast as Pillow decodes them: 8 bits, grey or RGB.
+"""The PNG files that most datasets are made of, three times as fast as Pillow decodes them: 8 bits, grey or RGB.
 
 The pixels are Pillow's wherever both decode. Pillow is stricter with a deflated stream whose chunks are sound: it
 refuses a wrong checksum of the inflated rows, some wrong codes, and a stream that lacks its last bytes though all rows
