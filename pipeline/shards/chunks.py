@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.ingest.image import PROCESSING
 from pipeline.shards.job import Job
@@ -18,17 +19,19 @@ _MOST_READ = 512 << 20  # bytes of the source's files a chunk: they are read one
 
 @dataclass(frozen=True)
 class Chunk:
-    """Files to read: neighbours in the source's own order.
+    """Files to read: neighbours in the source's own order. `finished`: their part is there.
 
-    `known` are the keys under which earlier contents of these paths are dealt with already, or None: the same
-    content is not decoded again. `finished`: its part is there.
+    Columns of `rows`: the `id` of each, its `path`, and as `known` the key under which an earlier content of it is
+    dealt with already, or null: the same content is not decoded again.
     """
 
     digest: str
-    ids: list[int]
-    paths: list[str]
-    known: list[str | None]
+    rows: pa.Table  # Ray sends of a table what it shows; a slice of a batch would take the whole batch along
     finished: bool = False
+
+    @property
+    def paths(self) -> list[str]:
+        return self.rows["path"].to_pylist()
 
 
 def chunks_of(
@@ -37,22 +40,27 @@ def chunks_of(
     """Of `total` rows (id, path, stamp, size, known). `finished` are the paths of parts in storage."""
     pixels = job.rules.resolution**2 * job.rules.channels
     most = min(max(_LEAST, total // _CHUNKS), max(1, _MOST_PIXELS // pixels))
+    # Over all that decides on what the part holds.
+    how = json.dumps([PROCESSING, asdict(job.rules), job.encoding, job.quality, job.origin, rehash]).encode()
     for rows in _cut(unread, most):
-        ids, paths, stamps, _, known = map(list, zip(*rows, strict=True))
-        # Over all that decides on what the part holds.
-        how = [PROCESSING, asdict(job.rules), job.encoding, job.quality, job.origin, rehash]
-        digest = blake2b(json.dumps([how, paths, stamps, known]).encode(), digest_size=16).hexdigest()
-        yield Chunk(digest, ids, paths, known, part_path(job.name, digest) in finished)
+        given = rows.select(["path", "stamp", "known"]).serialize().to_pybytes()
+        digest = blake2b(how + given, digest_size=16).hexdigest()
+        table = pa.Table.from_batches([rows.select(["id", "path", "known"])])
+        yield Chunk(digest, table, part_path(job.name, digest) in finished)
 
 
-def _cut(unread: Iterable[pa.RecordBatch], most: int) -> Iterator[list[tuple]]:
-    rows, read = list[tuple](), 0
+def _cut(unread: Iterable[pa.RecordBatch], most: int) -> Iterator[pa.RecordBatch]:
+    waiting = list[pa.RecordBatch]()
     for batch in unread:
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if rows and (len(rows) == most or read + row[3] > _MOST_READ):
-                yield rows
-                rows, read = [], 0
-            rows.append(row)
-            read += row[3]
-    if rows:
-        yield rows
+        rest = pa.concat_batches([*waiting, batch]) if waiting else batch
+        while (count := _fits(rest, most)) < len(rest):
+            yield rest.slice(0, count)
+            rest = rest.slice(count)
+        waiting = [rest]
+    yield from waiting
+
+
+def _fits(rows: pa.RecordBatch, most: int) -> int:
+    """How many of the first rows go into a chunk: one at least."""
+    read = pc.cumulative_sum(rows["size"].slice(0, most))
+    return max(1, pc.sum(pc.less_equal(read, _MOST_READ)).as_py())

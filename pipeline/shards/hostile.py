@@ -31,7 +31,7 @@ def _taken_apart(run: Run, prepare: Prepare, job: Job, chunks: list[Chunk]) -> I
     for result in run(prepare, job, chunks):
         if not isinstance(result, Died):
             yield result
-        elif len(result.argument.paths) > 1:
+        elif len(result.argument.rows) > 1:
             yield from _taken_apart(run, prepare, job, _halves(result.argument))
         else:
             yield _last_try(run, prepare, job, result.argument)
@@ -46,11 +46,8 @@ def _last_try(run: Run, prepare: Prepare, job: Job, chunk: Chunk) -> Prepared:
 
 
 def _halves(chunk: Chunk) -> list[Chunk]:
-    middle = len(chunk.paths) // 2
+    middle = len(chunk.rows) // 2
     return [
-        replace(
-            chunk, ids=chunk.ids[half], paths=chunk.paths[half], known=chunk.known[half],
-            digest=blake2b(f"{chunk.digest} {half}".encode(), digest_size=16).hexdigest(),
-        )
-        for half in (slice(middle), slice(middle, None))
-    ]  # fmt: skip
+        replace(chunk, rows=rows, digest=blake2b(f"{chunk.digest} {half}".encode(), digest_size=16).hexdigest())
+        for half, rows in enumerate((chunk.rows.slice(0, middle), chunk.rows.slice(middle)))
+    ]

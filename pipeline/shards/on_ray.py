@@ -127,7 +127,7 @@ def _prepare(job: Job, tables: Tables, total: int, rehash: bool) -> tuple[Path, 
 def _counted(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     reused = 0
     for chunk in chunks:
-        reused += len(chunk.paths) if chunk.finished else 0
+        reused += len(chunk.rows) if chunk.finished else 0
         yield chunk
     if reused:
         note(f"{reused:,} images were prepared by an ingest that was interrupted; they are not read again")

@@ -29,8 +29,8 @@ def prepare_chunk(job: Job, chunk: Chunk) -> Prepared:
 
 def _prepare(job: Job, chunk: Chunk, path: str) -> pa.Table:
     rows, images = list[tuple](), dict[str, bytes]()
-    contents = opened(job).read(chunk.paths)
-    for name, known, data in zip(chunk.paths, chunk.known, contents, strict=True):
+    paths, known_keys = chunk.paths, chunk.rows["known"].to_pylist()
+    for name, known, data in zip(paths, known_keys, opened(job).read(paths), strict=True):
         if isinstance(data, InvalidImage):
             rows.append(_refused(unread_key(name), 0, data))
             continue
@@ -76,4 +76,4 @@ def _refused(key: str, size: int, why: InvalidImage) -> tuple:
 
 
 def _numbered(table: pa.Table, chunk: Chunk) -> Prepared:
-    return Prepared(chunk.digest, table.add_column(0, "id", pa.array(chunk.ids, pa.int64())))
+    return Prepared(chunk.digest, table.add_column(0, "id", chunk.rows["id"]))
