@@ -1,11 +1,13 @@
 """Families of networks by name."""
 
-from torch import nn
+from torch import Tensor, nn
 
 from ganmodels import dcgan, r3gan, resnet, stylegan2
+from ganmodels.randomness import Key
 from ganmodels.spec import NetworkSpec, check_values
 
 FAMILIES = {"dcgan": dcgan, "resnet": resnet, "r3gan": r3gan, "stylegan2": stylegan2}
+_NOISE = {"stylegan2": stylegan2.draw_noise}
 
 
 def build_generator(spec: NetworkSpec) -> nn.Module:
@@ -24,6 +26,13 @@ def build_encoder(spec: NetworkSpec) -> nn.Module:
     if not spec.bigan:
         raise ValueError(f"these {spec.family} networks have no encoder; set bigan")
     return family.Encoder(spec)
+
+
+def draw_noise(spec: NetworkSpec, rows: int, *key: Key) -> list[Tensor]:
+    """What a generator takes in training besides latents and labels, `(rows, ...)` each, to be given as its `noise`:
+    nothing in most families."""
+    draw = _NOISE.get(spec.family)
+    return draw(spec, rows, *key) if draw else []
 
 
 def rows_together(spec: NetworkSpec) -> int:

@@ -5,7 +5,7 @@ under DDP fails. Each rank returns `sum of its rows x world / global batch`: DDP
 is the mean over the global batch, however unevenly the rows are spread.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -60,9 +60,16 @@ class GeneratorObjective(nn.Module):
         self.loss = LOSSES[objective.loss][1]
 
     def forward(
-        self, z: Tensor, real: Tensor, labels: Tensor | None, scale: float, views: Views = AS_THEY_ARE
+        self,
+        z: Tensor,
+        real: Tensor,
+        labels: Tensor | None,
+        scale: float,
+        views: Views = AS_THEY_ARE,
+        noise: Sequence[Tensor] = (),
     ) -> tuple[Tensor, Tensor]:
-        fake = self.generator(z, labels)
+        """`noise` is what `networks.draw_noise` gives: none where the generator takes none, or has its own."""
+        fake = self.generator(z, labels, noise=noise) if noise else self.generator(z, labels)
         fake_logits = at_least_float32(self.discriminator(views.fake(fake), labels))
         real_logits = fake_logits
         if self.needs_real:

@@ -1,8 +1,8 @@
 """StyleGAN2 (Karras et al. 2020): skip generator, residual discriminator; classes as labels chosen among logits.
 
-Where the noise comes from: each image's own, drawn by `draw_noise` from a key, may be passed to the generator.
-Without it the generator uses constant noise, which it keeps beside its weights: an image then depends on its latent
-alone, whatever the batch, the device or the number of processes.
+Where the noise comes from: in training each image has its own, drawn by `draw_noise` from a key and passed to the
+generator. Without it the generator uses constant noise, which it keeps beside its weights: an image that is evaluated
+or released depends on its latent alone, whatever the batch, the device or the number of processes.
 """
 
 import math

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ganmodels.ema import ema_decay, update_ema
+from ganmodels.networks import draw_noise
 from ganmodels.objective import SUMS, DiscriminatorObjective, GeneratorObjective, Objective, Views
 from ganmodels.penalties import Weights, lazily
 from ganmodels.randomness import latents, uniforms
@@ -55,6 +56,12 @@ def make_step(
         """Of this rank's rows, on its device: each an equal share of every stream's."""
         return _parts(tensor.to(device, non_blocking=True), len(streams), training.accumulate)
 
+    def noise_of_layers() -> Sequence[tuple[Tensor, ...]]:
+        """Of each part; empty where the generator takes none."""
+        drawn = [draw_noise(spec, rows, training.seed, state.step, "noise of layers", stream) for stream in streams]
+        by_layer = [parts(torch.cat(layer).to(dtype)) for layer in zip(*drawn, strict=True)]
+        return list(zip(*by_layer, strict=True)) or [()] * training.accumulate
+
     def step(images: Tensor, labels: Tensor, stop: bool) -> tuple[dict[str, float], bool]:
         seen = state.step * training.batch
         _set_adam(state, training, seen)
@@ -62,8 +69,8 @@ def make_step(
         p = augmentation.strength(state.strength, seen)
         real = [part.to(dtype).div_(127.5).sub_(1) for part in parts(images)]
         classes_of: Sequence[Tensor | None] = parts(labels) if spec.classes else [None] * training.accumulate
-        noise = [latents(rows, spec.z_dim, training.seed, state.step, "noise", stream) for stream in streams]
-        z = parts(torch.cat(noise).to(dtype))
+        drawn = [latents(rows, spec.z_dim, training.seed, state.step, "noise", stream) for stream in streams]
+        z = parts(torch.cat(drawn).to(dtype))
         mix: Sequence[Tensor | None] = [None] * training.accumulate
         if weights.gp > 0:
             drawn = [uniforms(rows, training.seed, state.step, "interpolation", stream) for stream in streams]
@@ -76,7 +83,8 @@ def make_step(
             for network in (state.generator, state.discriminator, state.ema):
                 power_iteration(network)
         state.discriminator.requires_grad_(False)
-        inputs_g = [(*given, scale, view) for *given, view in zip(z, real, classes_of, views("generator"), strict=True)]
+        given_g = zip(z, real, classes_of, views("generator"), noise_of_layers(), strict=True)
+        inputs_g = [(x, y, c, scale, view, n) for x, y, c, view, n in given_g]
         loss_g, fake = _backward(generator_loss, inputs_g, autocast)
         _apply(state.optimizer_g)
 
