@@ -79,9 +79,11 @@ def run(
 
 @app.command()
 def shard(
-    source: Annotated[str, typer.Argument(help="a folder, a zip, a tar, or mnist5k; sub-folders are classes")],
+    source: Annotated[
+        str, typer.Argument(help="a folder, a zip, a tar, mnist5k or stacked_mnist; sub-folders are classes")
+    ],
     name: Annotated[str, typer.Option("--name", help="the dataset's name")],
-    resolution: Annotated[int | None, typer.Option(help="pixels a side; default 64 (28 for mnist5k)")] = None,
+    resolution: Annotated[int | None, typer.Option(help="pixels a side; default 64 (28 for built-in digits)")] = None,
     channels: Annotated[int | None, typer.Option(help="1 or 3; default 3 (1 for mnist5k)")] = None,
     encoding: Annotated[str, typer.Option(help="raw, webp, png, or auto")] = "auto",
     background: Annotated[str | None, typer.Option(help="what lies under transparent pixels; default white")] = None,

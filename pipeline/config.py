@@ -38,6 +38,8 @@ OPERATIONAL: dict[str, Any] = {"operational": True}
 # Marks a key that came after the first runs: at its default it does not count, so that they keep their names.
 LATER: dict[str, Any] = {"later": True}
 
+_SHAPES = {"mnist5k": (28, 1), "stacked_mnist": (28, 3)}  # of built-in sources: pixels a side, channels
+
 _SMOOTHED = ("saturating", "non_saturating")  # ganmodels.losses has it too, and takes torch along
 
 # Goes into every run's identity: raise it when a change of the code changes the weights.
@@ -114,7 +116,7 @@ class Data(Section):
     source: str = Field(
         "mnist5k", min_length=1, json_schema_extra=OPERATIONAL,
         description="folder, zip, tar, Parquet, CSV or JSONL list, IDX, CIFAR-10 binaries, on local disk or under"
-        " s3:// or gs://; or the built-in mnist5k",
+        " s3:// or gs://; or the built-in mnist5k or stacked_mnist",
     )  # fmt: skip
     # What they lead to counts, through the dataset's digest.
     labels: str = Field(
@@ -127,7 +129,7 @@ class Data(Section):
         description="column of the images' bytes or paths; default: the only one",
     )  # fmt: skip
     resolution: Annotated[StrictInt | None, AfterValidator(_network_resolution)] = Field(
-        None, description="pixels a side: 28 or a power of two; default 28 for mnist5k, else 64"
+        None, description="pixels a side: 28 or a power of two; default 28 for built-in digits, else 64"
     )
     channels: Literal[1, 3, None] = Field(None, description="1 grey or 3 RGB; default 1 for mnist5k, else 3")
     encoding: Literal["auto", "raw", "webp", "png", "jpeg"] = Field(
@@ -175,7 +177,7 @@ class Data(Section):
     def _defaults_of_the_source(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        resolution, channels = (28, 1) if values.get("source", "mnist5k") == "mnist5k" else (64, 3)
+        resolution, channels = _SHAPES.get(str(values.get("source", "mnist5k")), (64, 3))
         values = {**values}
         if values.get("resolution") is None:
             values["resolution"] = resolution

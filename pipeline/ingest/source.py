@@ -18,7 +18,7 @@ from typing import Protocol
 from pyarrow import fs
 
 from pipeline.errors import UserError
-from pipeline.ingest import cifar, folder, idx, list_file, mnist5k, parquet_file, tar_file, zip_file
+from pipeline.ingest import cifar, folder, idx, list_file, mnist5k, parquet_file, stacked_mnist, tar_file, zip_file
 from pipeline.ingest.invalid import InvalidImage
 from pipeline.ingest.item import Item
 from pipeline.ingest.options import Options
@@ -58,22 +58,28 @@ _KINDS: tuple[Callable[[Place, Options], Source | None], ...] = (
 
 
 def open_source(source: str, labels: str = "auto", image_column: str | None = None) -> Source:
-    """`mnist5k`, or a path or URI: known by content, or by what lies in the folder; nothing is listed yet.
+    """A built-in source's name; or a path or URI, known by content, or by what lies in the folder. Lists nothing yet.
 
     `labels` and `image_column` are the recipe's `data.labels` and `data.image_column`. Raises UserError for what
     is missing, may not be read, or is of no known kind.
     """
     options = Options(labels, image_column)
-    if source == mnist5k.NAME:
-        return mnist5k.Mnist5k(options)
+    if source in _BUILT_IN:
+        return _BUILT_IN[source](options)
     place = Place(source)
     if place.info.type == fs.FileType.NotFound:
-        raise UserError(f"no source {place}; give a folder, {_FILES} or {mnist5k.NAME}")
+        raise UserError(f"no source {place}; give a folder, {_FILES} or {' or '.join(_BUILT_IN)}")
     for recognise in _KINDS:
         if found := recognise(place, options):
             return found
     raise UserError(f"{place} is no {_FILES}, or a broken one; give one of these, whole, or a folder")
 
+
+# What needs no place: its images come with a package.
+_BUILT_IN: dict[str, Callable[[Options], Source]] = {
+    mnist5k.NAME: mnist5k.Mnist5k,
+    stacked_mnist.NAME: stacked_mnist.StackedMnist,
+}
 
 _FILES = "zip, tar, Parquet, CSV, JSONL, IDX or CIFAR-10 file"
 

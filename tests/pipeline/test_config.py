@@ -37,6 +37,11 @@ def test_the_built_in_digits_have_their_own_shape(values):
     assert (data.source, data.resolution, data.channels, data.encoding) == ("mnist5k", 28, 1, "raw")
 
 
+def test_stacked_digits_are_28_pixels_of_rgb():
+    data = Data.model_validate({"source": "stacked_mnist"})
+    assert (data.resolution, data.channels, data.encoding) == (28, 3, "raw")
+
+
 def test_other_sources_are_64_pixels_of_rgb():
     data = Data.model_validate({"source": "/some/folder"})
     assert (data.resolution, data.channels, data.encoding) == (64, 3, "raw")

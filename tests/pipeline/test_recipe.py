@@ -31,27 +31,48 @@ def test_a_name_is_all_that_a_recipe_needs(recipe):
 
 
 @pytest.mark.parametrize("name", presets())
-def test_every_preset_loads_and_survives_its_own_json(name):
+def test_every_preset_loads_builds_and_survives_its_own_json(name):
     config = load_config(name)
     assert config.name == name
     # What a run's record holds gives the same recipe again.
     again = parse_config(config.model_dump(mode="json"), "record")
     assert again == config and again.digest() == config.digest()
     for classes in (0, 10):
-        assert config.network_spec(config.data.channels or 0, classes).classes == classes
+        spec = config.network_spec(config.data.channels or 0, classes)
+        assert spec.classes == classes
+        with torch.device("meta"):
+            networks = build_generator(spec), build_discriminator(spec)
+        assert all(weight.is_meta for network in networks for weight in network.parameters())
 
 
 def test_there_are_the_presets_that_the_documents_name():
-    assert {"mnist", "small", "cifar10", "ffhq64", "ffhq256", "imagenet64"} <= set(presets())
+    assert {
+        "mnist", "small", "stacked-mnist", "emoji64", "cifar10", "ffhq64", "ffhq256", "imagenet64",
+        "ffhq256-stylegan2-ada",
+    } == set(presets())  # fmt: skip
 
 
-@pytest.mark.parametrize(("classes", "counts"), [(0, (20_732_160, 20_683_776)), (10, (20_781_952, 21_280_512))])
-def test_a_published_recipe_has_networks_of_the_published_size(classes, counts):
-    """R3GAN's for CIFAR-10 (Huang et al. 2024)."""
-    spec = load_config("cifar10").network_spec(3, classes)
+@pytest.mark.parametrize(
+    ("name", "classes", "counts"),
+    [
+        ("cifar10", 0, (20_732_160, 20_683_776)),  # Huang et al. 2024
+        ("cifar10", 10, (20_781_952, 21_280_512)),
+        ("ffhq256-stylegan2-ada", 0, (24_767_458, 24_001_089)),  # Karras et al. 2020
+    ],
+)
+def test_a_published_recipe_has_networks_of_the_published_size(name, classes, counts):
+    spec = load_config(name).network_spec(3, classes)
     with torch.device("meta"):
         networks = build_generator(spec), build_discriminator(spec)
     assert tuple(sum(weight.numel() for weight in network.parameters()) for network in networks) == counts
+
+
+def test_stacked_digits_without_their_recipe_are_the_yardstick_of_it():
+    """tests/benchmarks/stacked_mnist.py: the same networks and images, so that the objectives alone differ."""
+    ours = load_config("stacked-mnist")
+    beside = load_config("stacked-mnist", ["training.loss=non_saturating", "training.r2=0"])
+    assert ours.training.loss == "relativistic" and ours.training.r1 == ours.training.r2 == beside.training.r1
+    assert (ours.data, ours.model) == (beside.data, beside.model)
 
 
 def test_how_a_recipe_was_written_does_not_make_another_run(recipe):

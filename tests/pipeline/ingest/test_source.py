@@ -291,3 +291,23 @@ def test_mnist5k():
     assert pixels.tobytes() == data[13:]
     assert pixels.max() > 200
     assert {item.label for item in open_source("mnist5k", "none").items()} == {None}
+
+
+def test_stacked_mnist():
+    """Each channel is one of mnist5k's digits, the label says which; the same forever."""
+    source = open_source("stacked_mnist")
+    items = list(source.items())
+    assert [item.path for item in items] == [f"{number:05}" for number in range(64_000)]
+    assert [item.label for item in items[:4]] == ["863", "950", "097", "738"]
+    assert len({item.label for item in items}) == 1000
+    digits = open_source("mnist5k")
+    paths = [item.path for item in digits.items()]
+    shown = {data[13:]: path[0] for path, data in zip(paths, digits.read(paths), strict=True)}
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy == source
+    some = [items[number] for number in (3, 0, 63_999)]
+    for item, data in zip(some, copy.read([item.path for item in some]), strict=True):
+        assert len(data) == item.size
+        pixels = decode(data, ImageRules(28, 3, "white")).pixels
+        assert "".join(shown[pixels[:, :, channel].tobytes()] for channel in range(3)) == item.label
+    assert {item.label for item in open_source("stacked_mnist", "none").items()} == {None}
