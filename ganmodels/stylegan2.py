@@ -200,10 +200,21 @@ def with_deviation(x: Tensor, group: int) -> Tensor:
     averaged over features and pixels (Karras et al. 2018). Raises ValueError if `n` is not a multiple of `group`."""
     if len(x) % group:
         raise ValueError(f"{len(x)} rows do not divide into groups of {group} for the minibatch standard deviation")
-    rows = at_least_float32(x).unflatten(0, (-1, group))
-    deviation = (rows.var(1, correction=0) + 1e-8).sqrt().mean((1, 2, 3)).repeat_interleave(group)
-    feature = deviation.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+    rows = at_least_float32(x).reshape(-1, group, *x.shape[1:])
+    each = _deviation(rows).mean((1, 2, 3)).repeat_interleave(group)
+    feature = each.to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
     return torch.cat([x, feature], dim=1)
+
+
+def _deviation(rows: Tensor) -> Tensor:
+    """`(g, group, ...)` -> `(g, ...)`: the root of each group's variance and of 1e-8, so that there is a derivative
+    where rows are the same.
+
+    As the norm that it is, which `ganmodels.kinks` knows. `var` has a second derivative that was a hundredth off in
+    float32 where rows were nearly alike.
+    """
+    centred = (rows - rows.mean(1, keepdim=True)) / math.sqrt(rows.shape[1])
+    return torch.linalg.norm(torch.cat([centred, torch.full_like(centred[:, :1], 1e-4)], dim=1), dim=1)
 
 
 def draw_noise(spec: NetworkSpec, rows: int, *key: randomness.Key) -> list[Tensor]:
