@@ -28,7 +28,7 @@ bench: $(STAMP)
 	-$(BIN)/python tests/benchmarks/plan_memory.py --out $(RESULTS)/plan_memory.json
 	-$(BIN)/python tests/benchmarks/decoding.py
 
-# How many of 1,000 modes a generator finds, with R3GAN's losses and without: an hour and a half on two cores. Stopped at
+# How many of 1,000 modes a generator finds, with R3GAN's losses and without: an hour on two cores. Stopped at
 # any time, the same command goes on.
 stacked-mnist: $(STAMP)
 	$(BIN)/python tests/benchmarks/stacked_mnist.py --minutes 25
