@@ -26,11 +26,13 @@ def keep_init(storage: Storage, config: Config, dataset: DatasetRef, weights: by
     remember(storage, "init", _inputs(storage, config, dataset), {"sha256": sha256(weights)})
 
 
-def another_network(config: Config, given: NetworkSpec, wanted: NetworkSpec) -> UserError:
-    return UserError(
-        f"training.init {config.training.init} is another network ({given}) than the"
-        f" recipe's ({wanted}); make model.* and data.* fit, or leave it out"
-    )
+def check_same_generator(config: Config, given: NetworkSpec, wanted: NetworkSpec) -> None:
+    """Raises UserError for another one. The discriminator begins anew, and may be any."""
+    if given.of_generator() != wanted.of_generator():
+        raise UserError(
+            f"training.init {config.training.init} is another network ({given}) than the"
+            f" recipe's ({wanted}); make model.* and data.* fit, or leave it out"
+        )
 
 
 def _inputs(storage: Storage, config: Config, dataset: DatasetRef) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def check_services(config: Config, storage: Storage, restart: bool = False) -> N
 
 def _check_init(config: Config, storage: Storage, restart: bool) -> None:
     """Unless the run has begun and goes on: then its weights are kept, whatever the alias names by now."""
-    from flows.inits import another_network, kept_init
+    from flows.inits import check_same_generator, kept_init
     from pipeline.registry.lookup import load
 
     assert config.training.init
@@ -95,8 +95,7 @@ def _check_init(config: Config, storage: Storage, restart: bool) -> None:
     given = load(config.training.init, storage).spec
     # Of the classes it is known after sharding alone which have an image.
     wanted = config.network_spec(config.data.channels or 3, given.classes or int(bool(config.model.conditional)))
-    if given != wanted:
-        raise another_network(config, given, wanted)
+    check_same_generator(config, given, wanted)
 
 
 def _gpus() -> int:

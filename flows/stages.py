@@ -5,7 +5,7 @@ A stage whose inputs are what they were gives what it gave, without starting any
 
 from dataclasses import asdict, dataclass
 
-from flows.inits import another_network, keep_init, kept_init
+from flows.inits import check_same_generator, keep_init, kept_init
 from ganmodels.saving import to_bytes
 from ganmodels.spec import NetworkSpec
 from pipeline.config import Config
@@ -95,9 +95,7 @@ def plan(storage: Storage, config: Config, dataset: DatasetRef, anew: bool = Fal
     if weights is None:
         generator = load(config.training.init, storage)
         weights = to_bytes(generator.network.state_dict())
-        wanted = plan_run(storage, config, dataset, weights).spec
-        if generator.spec != wanted:
-            raise another_network(config, generator.spec, wanted)
+        check_same_generator(config, generator.spec, plan_run(storage, config, dataset, weights).spec)
         keep_init(storage, config, dataset, weights)
     return plan_run(storage, config, dataset, weights)
 

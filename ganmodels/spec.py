@@ -1,6 +1,6 @@
 """What a pair of networks is, as plain data that JSON can hold."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 
@@ -47,6 +47,18 @@ class NetworkSpec:
         """Without options at their default: what was written before there was an option keeps its digest."""
         values = {field.name: getattr(self, field.name) for field in fields(self)[:_ALWAYS]} | self.options()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    def of_generator(self) -> "NetworkSpec":
+        """The same but for what concerns other networks: equal where one generator's weights fit the other.
+
+        Raises ValueError where `pyramid` does.
+        """
+        plain = NetworkSpec(self.family, self.resolution, self.channels)
+        return replace(
+            self,
+            widths=tuple(width for _, width in pyramid(self)), width=plain.width, max_width=plain.max_width,
+            group=plain.group, spectral_norm="both" if self.spectral_norm == "both" else "none", bigan=False,
+        )  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "NetworkSpec":

@@ -211,6 +211,9 @@ def test_a_run_can_start_from_a_release(planted):
     assert (reused[False]["run"], reused[False]["from_image"]) == (plan.run, config.training.batch)
     assert (reused[True]["run"], reused[True]["from_image"]) == (None, 0)
     preflight.check_services(config, planted.storage)
+    judged = load_config("mnist", [*SETS, "name=gate", "training.init=gate@1", "model.max_width=513"])
+    preflight.check_services(judged, planted.storage)  # says it otherwise, and is the same generator
+    assert stages.plan(planted.storage, judged, planted.dataset).init == plan.init
     other = load_config("mnist", [*SETS, "name=gate", "training.init=gate@1", "model.width=4"])
     with pytest.raises(UserError, match="another network"):
         stages.plan(planted.storage, other, planted.dataset)

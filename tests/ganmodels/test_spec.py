@@ -2,7 +2,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from small_networks import small
 
+from ganmodels.networks import FAMILIES, build_generator
 from ganmodels.spec import NetworkSpec, pyramid
 
 SPEC = NetworkSpec("dcgan", 16, 3, classes=5, z_dim=7, width=4, max_width=6)
@@ -32,6 +34,31 @@ def test_a_spec_with_unknown_or_missing_fields_is_refused(change):
     values = {name: value for name, value in (SPEC.to_dict() | change).items() if value is not None}
     with pytest.raises(ValueError, match=r"not a network spec: .*(colour|family)"):
         NetworkSpec.from_dict(values)
+
+
+CHANGES = [
+    {"channels": 3}, {"classes": 2}, {"z_dim": 5}, {"width": 1}, {"max_width": 3}, {"max_width": 5},
+    {"widths": (8, 4, 2)}, {"widths": (4, 4, 2), "max_width": 9}, {"cardinality": (2, 2, 1)}, {"blocks": 3},
+    {"w_dim": 9}, {"mapping_layers": 3}, {"group": 4}, {"spectral_norm": "discriminator"}, {"spectral_norm": "both"},
+    {"attention": 8}, {"bigan": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_specs_of_one_generator_are_those_whose_weights_fit(family):
+    spec, fitting = small(family), []
+
+    def shapes(spec: NetworkSpec) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in build_generator(spec).state_dict().items()}
+
+    for change in CHANGES:
+        changed = replace(spec, **change)
+        options = FAMILIES[family].OPTIONS | {"channels", "classes", "z_dim", "width", "max_width"}
+        if change.keys() <= options:
+            fits = shapes(changed) == shapes(spec)
+            assert (changed.of_generator() == spec.of_generator()) == fits, change
+            fitting += [*change] if fits else []
+    assert set(fitting) == {"max_width", "widths"} | FAMILIES[family].OPTIONS & {"group", "spectral_norm", "bigan"}
 
 
 IMPOSSIBLE = {
