@@ -26,6 +26,7 @@ from pipeline.training.checkpoint import (
     run_folder,
     save_checkpoint,
 )
+from pipeline.training.determinism import be_deterministic
 from pipeline.training.grid import sample_grid
 from pipeline.training.loop import Clock, Diverged, Periodic, train
 from pipeline.training.plan import RunPlan, order_of
@@ -51,6 +52,7 @@ class Job:
 def work(job: Job, device: torch.device) -> None:
     """Trains this rank's share from the newest checkpoint to the end, or to a stop."""
     torch.set_num_threads(job.threads)
+    be_deterministic(device)
     config, training = job.config, job.config.training
     rank = dist.get_rank() if world_size() > 1 else 0
     state = fresh_state(job.plan.spec, training, device)

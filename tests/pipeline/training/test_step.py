@@ -201,7 +201,7 @@ IN_PARTS = {
 
 DCGAN = SPEC.to_dict()
 RESNET = small("resnet", classes=3, z_dim=5, spectral_norm="both").to_dict()
-R3GAN = small("r3gan", classes=3, z_dim=5).to_dict()
+R3GAN = small("r3gan", classes=3, z_dim=5, blocks=1).to_dict()
 STYLEGAN2 = small("stylegan2", classes=3, z_dim=5).to_dict()
 FOLLOWING = {
     "batch": BATCH, "r1": 1.0, "augment": "ada", "augment_target": 0.0, "augment_images": 3200, "learning_rate": 2e-3,
