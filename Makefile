@@ -46,13 +46,13 @@ test: lint
 	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target test-runs test-commands test-parts
 
 test-runs: $(STAMP)
-	$(BIN)/pytest $(RUNS)
+	$(BIN)/pytest $(RUNS) tests/benchmarks
 
 test-commands: $(STAMP)
 	$(BIN)/pytest tests/flows $(RUNS:%=--ignore=%)
 
 test-parts: $(STAMP)
-	$(BIN)/pytest --ignore=tests/flows
+	$(BIN)/pytest --ignore=tests/flows --ignore=tests/benchmarks
 
 # What `make test` tries with 300 inputs, with many; other ones each time.
 fuzz: $(STAMP)

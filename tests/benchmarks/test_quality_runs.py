@@ -20,7 +20,7 @@ TINY = """
 name: tiny
 data: {source: mnist5k}
 model: {width: 4}
-training: {images: 1000000, batch: 64, checkpoint_every: 1500, evaluate_every: 1000000, log_every: 500}
+training: {images: 1000000, batch: 64, checkpoint_every: 128, evaluate_every: 1000000, log_every: 128}
 """
 
 
