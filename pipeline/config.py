@@ -44,6 +44,8 @@ _SMOOTHED = ("saturating", "non_saturating")  # ganmodels.losses has it too, and
 
 # Goes into every run's identity: raise it when a change of the code changes the weights.
 NUMERICS_VERSION = 2
+# Beside it, where the change is to one family alone, so that the runs of the others keep their names.
+FAMILY_NUMERICS = {"stylegan2": 1}
 
 
 def _not_taken(name: str) -> str:
@@ -402,8 +404,9 @@ class Config(Section):
 
         `precision` is resolved, and `init_sha256` names the weights behind `training.init`.
         """
+        of_family = FAMILY_NUMERICS.get(self.model.family)
         parts = {
-            "numerics": NUMERICS_VERSION,
+            "numerics": [NUMERICS_VERSION, of_family] if of_family else NUMERICS_VERSION,
             "dataset": dataset_digest,
             "data": self.data.identity(),
             "model": self.model.identity(),

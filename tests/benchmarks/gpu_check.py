@@ -39,6 +39,7 @@ from gpu_resume import CASES, killed_and_left_alone
 from gpu_steps import bf16_apart, timed_step
 
 from pipeline.recipe import presets
+from pipeline.training.determinism import be_deterministic
 
 GANLINE = str(Path(sys.executable).parent / "ganline")
 FAR = 1e-8  # relative, of float64 gradients of two processes and of one
@@ -62,6 +63,7 @@ def main() -> int:
         return 2
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's doubts about what is meant so
     device = torch.device("cuda", 0) if given.device == "cuda" else torch.device("cpu")
+    be_deterministic(device)  # as training is, at whatever speed that has
     outcomes = {}
     for name, check in checks():
         if given.only and name.partition(" ")[0] not in given.only:

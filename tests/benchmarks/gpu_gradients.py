@@ -16,6 +16,7 @@ from ganmodels.networks import FAMILIES
 from ganmodels.penalties import METHODS
 from ganmodels.saving import from_bytes, to_bytes
 from pipeline.config import Training
+from pipeline.training.determinism import be_deterministic
 
 BATCH = 2 * STREAMS
 
@@ -40,6 +41,7 @@ def _write_gradients(rank: int, world: int, backend: str, kind: str, folder: str
     if kind == "cuda":
         device = torch.device("cuda", rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
+    be_deterministic(device)
     if world > 1:
         dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=rank, world_size=world)
     found = {
