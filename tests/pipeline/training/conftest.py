@@ -52,12 +52,12 @@ class Trainer:
 
     def __call__(
         self, run: str, world: int = 1, *, stop_at: int | None = None, init: Path | None = None,
-        bf16: bool = False, family: str = "dcgan", data: dict | None = None,
+        bf16: bool = False, model: dict | None = None, data: dict | None = None,
         **training: object,
     ) -> Trained:  # fmt: skip
         """Trains `run` on, until the end or until the step that it is stopped at (counted in this attempt)."""
         config = self.config(data, **training)
-        config = config.model_copy(update={"model": config.model.model_copy(update={"family": family})})
+        config = config.model_copy(update={"model": config.model.model_copy(update=model or {})})
         plan = plan_run(self.storage, config, self.dataset)
         consumed = self.folder / uuid.uuid4().hex
         arguments = {
