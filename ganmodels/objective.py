@@ -18,6 +18,7 @@ from ganmodels.pairs import joined, parted
 from ganmodels.penalties import Charge, Weights, between, charged, finite_difference, one_centred, slopes, zero_centred
 
 View = Callable[[Tensor], Tensor]  # images `(n, channels, r, r)` to images, differentiable, drawn already
+Pass = Callable[..., Tensor]  # a network's forward pass
 
 SUMS = ("loss_g", "loss_d", "logit_real", "logit_fake", "sign_real", "r1", "r2", "gp")  # what a step reports
 
@@ -27,12 +28,15 @@ class Objective:
     """Which of `losses.LOSSES`, and which of `penalties.METHODS` takes the penalties.
 
     `rows_apart` says that no row's logit depends on another row, which saves a pass; see `networks.rows_together`.
+    `compiled` has torch compile the generator's passes, and those of the discriminator that are differentiated once:
+    a compiled network has no second derivative, and is silent about it.
     """
 
     loss: str = "non_saturating"
     label_smoothing: float = 0.0
     penalty_method: str = "exact"
     rows_apart: bool = False
+    compiled: bool = False
 
 
 def plainly(images: Tensor) -> Tensor:
@@ -50,6 +54,11 @@ class Views:
 
 
 AS_THEY_ARE = Views()
+
+
+def _pass(network: nn.Module, compiled: bool) -> Pass:
+    """Not a module of its own: parameters keep their names."""
+    return torch.compile(network.forward, dynamic=False) if compiled else partial(network)
 
 
 class AdversarialObjective(nn.Module):
@@ -75,6 +84,7 @@ class AdversarialObjective(nn.Module):
             self.loss_d = partial(self.loss_d, label_smoothing=objective.label_smoothing)
         if encoder is not None:
             self.loss_g = ENCODING[objective.loss]
+        self.generate, self.judge_once = (_pass(each, objective.compiled) for each in (generator, discriminator))
 
     def forward(
         self,
@@ -90,17 +100,19 @@ class AdversarialObjective(nn.Module):
         """`mix` `(n,)` in [0, 1) says where between real and fake WGAN-GP is taken; without `weights.gp` none.
         `noise` is what `networks.draw_noise` gives: none where the generator takes none, or has its own."""
         through: Callable[..., View] = self._through
-        fake = self.generator(z, labels, noise=noise) if noise else self.generator(z, labels)
+        twice = self.objective.penalty_method == "exact"
+        twice_real, twice_fake = twice and weights.r1 > 0, twice and weights.r2 > 0
+        fake = self.generate(z, labels, noise=noise) if noise else self.generate(z, labels)
         if self.encoder is not None:
             through = partial(self._pairs_through, real.shape[1:])
             real, fake = joined(real, self.encoder(real)), joined(fake, z)
-        on_real, on_fake = through(views.real, labels), through(views.fake, labels)
+        on_real, on_fake = (through(self.discriminator, view, labels) for view in (views.real, views.fake))
 
         # The discriminator's side of the graph begins here: what its loss gives back goes no further.
-        twice = self.objective.penalty_method == "exact"
-        at_real = real.detach().requires_grad_(self.encoder is not None or (twice and weights.r1 > 0))
+        at_real = real.detach().requires_grad_(self.encoder is not None or twice_real)
         at_fake = fake.detach().requires_grad_()
-        real_logits, fake_logits = on_real(at_real), on_fake(at_fake)
+        real_logits = (on_real if twice_real else through(self.judge_once, views.real, labels))(at_real)
+        fake_logits = (on_fake if twice_fake else through(self.judge_once, views.fake, labels))(at_fake)
 
         total = self.loss_d(real_logits, fake_logits).sum()
         r1 = r2 = gp = total.new_zeros(())
@@ -123,13 +135,15 @@ class AdversarialObjective(nn.Module):
         sums = [loss_g, total, real_logits.sum(), fake_logits.sum(), real_logits.sign().sum(), r1, r2, gp]
         return told, torch.stack(sums).detach()
 
-    def _through(self, view: View, labels: Tensor | None) -> View:
-        return lambda images: at_least_float32(self.discriminator(view(images), labels))
+    @staticmethod
+    def _through(network: Pass, view: View, labels: Tensor | None) -> View:
+        return lambda images: at_least_float32(network(view(images), labels))
 
-    def _pairs_through(self, shape: torch.Size, view: View, labels: Tensor | None) -> View:
+    @staticmethod
+    def _pairs_through(shape: torch.Size, network: Pass, view: View, labels: Tensor | None) -> View:
         def judge(pairs: Tensor) -> Tensor:
             images, latents = parted(pairs, shape)
-            return at_least_float32(self.discriminator(view(images), labels, latents))
+            return at_least_float32(network(view(images), labels, latents))
 
         return judge
 

@@ -41,8 +41,10 @@ def make_step(
     world, rows = world_size(), training.batch // all_streams
     scale = world / training.batch
     augmentation = Augmentation(training, spec, streams, rows // training.accumulate)
-    apart = rows_together(spec) == 1
-    recipe = Objective(training.loss, training.label_smoothing, training.penalty_method, apart)
+    recipe = Objective(
+        training.loss, training.label_smoothing, training.penalty_method,
+        rows_apart=rows_together(spec) == 1, compiled=training.compile,
+    )  # fmt: skip
     objective = _distributed(AdversarialObjective(state.generator, state.discriminator, recipe, state.encoder))
 
     def autocast() -> AbstractContextManager:

@@ -177,6 +177,27 @@ def test_one_backward_gives_each_side_the_gradients_of_a_turn_of_its_own(loss, w
     assert len(calls) == 2 + (weights.gp > 0)
 
 
+COMPILED_PASSES = [  # of the discriminator, beside the generator's one
+    (NONE, "exact", 2), (Weights(r1=1), "exact", 1), (Weights(1, 1), "exact", 0), (Weights(gp=1), "exact", 2),
+    (EACH[-1], "finite_difference", 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("weights", "method", "passes"), COMPILED_PASSES)
+def test_what_an_exact_penalty_differentiates_twice_is_not_compiled(monkeypatch, weights, method, passes):
+    calls: list[nn.Module] = []
+
+    def compiled(forward, **how):
+        assert how == {"dynamic": False}
+        return lambda *given, **named: calls.append(forward.__self__) or forward(*given, **named)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    generator, discriminator = well_mixed(small("dcgan"))
+    objective = AdversarialObjective(generator, discriminator, Objective(penalty_method=method, compiled=True))
+    objective(drawn(ROWS, 4, seed=4), drawn(ROWS, 1, 16, 16, seed=5), None, SCALE, weights, MIX)[0].backward()
+    assert calls == [generator] + [discriminator] * passes
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_under_bf16_autocast_are_float32(family):
     """An unconditional discriminator's logits are bf16 there, and so would be the sums of a whole batch."""

@@ -184,6 +184,7 @@ KEYS: dict[str, tuple[Any, bool]] = {
     "training.seed": (1, True),
     # What it came to counts, "bf16" or "fp32": run_name is told. "auto" on two machines may be two runs.
     "training.precision": ("fp32", False),
+    "training.compile": (True, True),
     "training.log_every": (999, False),
     "training.checkpoint_every": (999, False),
     "training.evaluate_every": (999, False),
