@@ -126,13 +126,14 @@ def _parts(tensor: Tensor, streams: int, count: int) -> list[Tensor]:
 
 def _backward(objective: nn.Module, inputs: Sequence[tuple], autocast: Callable) -> Tensor:
     """Backward of each part in turn; the ranks add up their gradients once, with the last. Returns the parts' sums."""
-    sums = []
+    # Named, so that no gradient goes back through the views to images that nobody asked about.
+    sums, weights = [], list(objective.parameters())
     for index, given in enumerate(inputs):
         last = index == len(inputs) - 1
         with nullcontext() if last or not isinstance(objective, DistributedDataParallel) else objective.no_sync():
             with autocast():
                 total, of_part = objective(*given)
-            total.backward()
+            total.backward(inputs=weights)
         sums.append(of_part)
     return torch.stack(sums).sum(0)
 
