@@ -35,6 +35,7 @@ from pipeline.training.checkpoint import BadCheckpoint, CheckpointRef, keep_chec
 from pipeline.training.plan import RunPlan, plan_run
 from pipeline.training.run import begin_anew, describe, only_writer
 from pipeline.training.sink import Sink
+from pipeline.training.state import ENCODER_EMA
 from pipeline.training.telemetry import read_points
 from pipeline.trust import gate
 from pipeline.trust.report import report_once
@@ -169,9 +170,10 @@ def averaged_generator(
     storage: Storage, checkpoint: CheckpointRef, spec: NetworkSpec, classes: list[str]
 ) -> tuple[Generator, bytes]:
     """The averaged generator of a checkpoint, and its weights as safetensors; `classes` are the dataset's."""
-    weights = read_files(storage, checkpoint)["ema.safetensors"]
+    files = read_files(storage, checkpoint)
+    weights = files["ema.safetensors"]
     document = canonical_json({"spec": spec.to_dict(), "classes": classes if spec.classes else []})
-    return generator_from_files(weights, document), weights
+    return generator_from_files(weights, document, files.get(ENCODER_EMA)), weights
 
 
 def evaluate(storage: Storage, config: Config, dataset: DatasetRef, generator: Generator) -> Evaluation:
@@ -210,6 +212,7 @@ def release(
         run_id=training.mlflow_run,
         spec=generator.spec,
         weights=weights,
+        encoder=to_bytes(generator.encoder.state_dict()) if generator.encoder is not None else None,
         lineage={
             "dataset": dataset.digest,
             "config": config.digest(),

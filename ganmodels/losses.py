@@ -55,6 +55,26 @@ def critic_generator(real: Tensor, fake: Tensor) -> Tensor:
     return -fake
 
 
+def saturating_encoding(real: Tensor, fake: Tensor) -> Tensor:
+    """log D(x, E(x)) + log(1 - D(G(z), z)), the value of the game itself (Donahue et al. 2017)."""
+    return -non_saturating_discriminator(real, fake)
+
+
+def non_saturating_encoding(real: Tensor, fake: Tensor) -> Tensor:
+    """The discriminator's with the sides exchanged, for a slope where that one has none (Donahue et al. 2017)."""
+    return non_saturating_discriminator(fake, real)
+
+
+def least_squares_encoding(real: Tensor, fake: Tensor) -> Tensor:
+    """The discriminator's with the sides exchanged."""
+    return least_squares_discriminator(fake, real)
+
+
+def critic_encoding(real: Tensor, fake: Tensor) -> Tensor:
+    """D(x, E(x)) - D(G(z), z), for the hinge and the Wasserstein loss."""
+    return real - fake
+
+
 def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
     """softplus(D(G(z)) - D(x)), real and fake paired row by row (RpGAN, Jolicoeur-Martineau 2020)."""
     return softplus(fake - real)
@@ -84,6 +104,17 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {  # th
     "wasserstein": (wasserstein_discriminator, critic_generator),
     "relativistic": (relativistic_discriminator, relativistic_generator),
     "relativistic_average": (relativistic_average_discriminator, relativistic_average_generator),
+}
+# Of a generator and an encoder together, by the same names, against a discriminator of pairs: `real` are logits of
+# images with what the encoder makes of them, `fake` of generated images with their latents (Donahue et al. 2017).
+ENCODING: dict[str, Callable[..., Tensor]] = {
+    "saturating": saturating_encoding,
+    "non_saturating": non_saturating_encoding,
+    "least_squares": least_squares_encoding,
+    "hinge": critic_encoding,
+    "wasserstein": critic_encoding,
+    "relativistic": relativistic_generator,  # which have both sides in them
+    "relativistic_average": relativistic_average_generator,
 }
 SMOOTHED = ("saturating", "non_saturating")  # whose discriminator takes label_smoothing
 RELATIVISTIC = ("relativistic", "relativistic_average")  # whose generator looks at real rows

@@ -12,7 +12,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ganmodels.losses import LOSSES, RELATIVISTIC, at_least_float32
+from ganmodels.losses import ENCODING, LOSSES, RELATIVISTIC, at_least_float32
+from ganmodels.pairs import joined, parted
 from ganmodels.penalties import Charge, Weights, between, exact, finite_difference, one_centred, zero_centred
 
 View = Callable[[Tensor], Tensor]  # images `(n, channels, r, r)` to images, differentiable, drawn already
@@ -78,9 +79,43 @@ class GeneratorObjective(nn.Module):
         return rows.sum() * scale, fake.detach()
 
 
+class EncodingObjective(nn.Module):
+    """The turn of a generator and an encoder together, against a discriminator of pairs (BiGAN, ALI: Donahue et al.
+    2017, Dumoulin et al. 2017), which is to take `(real, encoder(real))` for `(generator(z), z)` and the reverse.
+
+    `forward` returns the scalar loss, and for the discriminator's turn the fakes and the real rows' latents. What the
+    encoder sees is not augmented. Hold the discriminator frozen as for `GeneratorObjective`.
+    """
+
+    def __init__(self, generator: nn.Module, encoder: nn.Module, discriminator: nn.Module, objective: Objective):
+        super().__init__()
+        self.generator, self.encoder, self.discriminator = generator, encoder, discriminator
+        self.loss = ENCODING[objective.loss]
+
+    def forward(
+        self,
+        z: Tensor,
+        real: Tensor,
+        labels: Tensor | None,
+        scale: float,
+        views: Views = AS_THEY_ARE,
+        noise: Sequence[Tensor] = (),
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """`noise` as for `GeneratorObjective`."""
+        fake = self.generator(z, labels, noise=noise) if noise else self.generator(z, labels)
+        encoded = self.encoder(real)
+        fake_logits = at_least_float32(self.discriminator(views.fake(fake), labels, z))
+        real_logits = at_least_float32(self.discriminator(views.real(real), labels, encoded))
+        rows = self.loss(real_logits, fake_logits)
+        return rows.sum() * scale, (fake.detach(), encoded.detach())
+
+
 class DiscriminatorObjective(nn.Module):
     """`forward` returns the scalar loss, and sums over the rows `(6,)` of what `SUMS` names: logits, the signs of
     the real ones, and penalties, unweighted and zero where the weights are.
+
+    With `latents`, those of the real and of the fake rows, it judges pairs. Then penalties are on slopes in image and
+    latent together, since both are what it can tell real from fake by; WGAN-GP's lie between two pairs in both.
     """
 
     def __init__(self, discriminator: nn.Module, objective: Objective):
@@ -99,9 +134,14 @@ class DiscriminatorObjective(nn.Module):
         weights: Weights,
         mix: Tensor | None = None,
         views: Views = AS_THEY_ARE,
+        latents: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`mix` `(n,)` in [0, 1) says where between real and fake WGAN-GP is taken; without `weights.gp` none."""
-        on_real, on_fake = self._through(views.real, labels), self._through(views.fake, labels)
+        through = self._through
+        if latents is not None:
+            through = partial(self._pairs_through, real.shape[1:])
+            real, fake = joined(real, latents[0]), joined(fake, latents[1])
+        on_real, on_fake = through(views.real, labels), through(views.fake, labels)
         twice = self.objective.penalty_method == "exact"
         real, fake = real.detach(), fake.detach()
         real.requires_grad_(twice and weights.r1 > 0)
@@ -124,6 +164,13 @@ class DiscriminatorObjective(nn.Module):
 
     def _through(self, view: View, labels: Tensor | None) -> View:
         return lambda images: at_least_float32(self.discriminator(view(images), labels))
+
+    def _pairs_through(self, shape: torch.Size, view: View, labels: Tensor | None) -> View:
+        def judge(pairs: Tensor) -> Tensor:
+            images, latents = parted(pairs, shape)
+            return at_least_float32(self.discriminator(view(images), labels, latents))
+
+        return judge
 
     def _penalty(self, discriminate: View, images: Tensor, charge: Charge, logits: Tensor | None = None) -> Tensor:
         """Summed over the rows; `logits` are those of `images` where they are known already."""

@@ -5,7 +5,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from ganmodels.networks import build_generator
+from ganmodels.networks import build_encoder, build_generator
 from ganmodels.spec import NetworkSpec
 
 
@@ -39,6 +39,14 @@ def load_into(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
 
 def load_generator(spec: NetworkSpec, data: bytes) -> nn.Module:
     """A generator in evaluation mode; raises ValueError where spec and tensors disagree."""
-    network = build_generator(spec)
+    return _loaded(build_generator(spec), data)
+
+
+def load_encoder(spec: NetworkSpec, data: bytes) -> nn.Module:
+    """The encoder of a spec with `bigan`, likewise."""
+    return _loaded(build_encoder(spec), data)
+
+
+def _loaded(network: nn.Module, data: bytes) -> nn.Module:
     load_into(network, from_bytes(data))
     return network.eval().requires_grad_(False)

@@ -218,6 +218,10 @@ class Model(Section):
         NetworkSpec.attention, ge=0, json_schema_extra=LATER,
         description="resnet: side in pixels of the maps that attend to themselves; 0: none",
     )  # fmt: skip
+    bigan: bool = Field(
+        NetworkSpec.bigan, json_schema_extra=LATER,
+        description="resnet: an encoder learns along, from images back to latents, against a discriminator of pairs",
+    )  # fmt: skip
     w_dim: Positive = Field(NetworkSpec.w_dim, json_schema_extra=LATER, description="stylegan2: length of a style")
     mapping_layers: Positive = Field(NetworkSpec.mapping_layers, json_schema_extra=LATER, description="stylegan2")
     group: Positive = Field(

@@ -13,6 +13,11 @@ def to_pixels(images: torch.Tensor) -> np.ndarray:
     return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
+def from_pixels(pixels: np.ndarray) -> torch.Tensor:
+    """uint8 `(n, h, w, c)` -> floats `(n, c, h, w)` in [-1, 1], as the networks were trained on them."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
 def tile(pixels: np.ndarray, columns: int) -> bytes:
     """uint8 `(n, h, w, c)` -> PNG, row by row; places that are left over stay black."""
     n, height, width, channels = pixels.shape

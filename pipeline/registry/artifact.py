@@ -1,4 +1,4 @@
-"""A release's two files, from the local cache or the artifact store, and never believed unchecked."""
+"""A release's files, from the local cache or the artifact store, and never believed unchecked."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ from pipeline.storage import Storage, cache_root, sha256
 
 WEIGHTS = "generator.safetensors"
 SPEC = "spec.json"
+ENCODER = "encoder.safetensors"  # where the generator has one
 
 
 class ArtifactError(Exception):
@@ -21,10 +22,9 @@ def read_release(
     version: int,
     uri: str,
     tracking_uri: str,
-    weights_sha256: str,
-    spec_sha256: str,
-) -> tuple[bytes, bytes]:
-    """Weights and spec of a version, each with the sha256 that the registry's database gives.
+    sha256s: dict[str, str],
+) -> dict[str, bytes]:
+    """Those files of a version whose names are given, each with the sha256 that the registry's database gives.
 
     A cached file that fails its sha256 is fetched anew, once. Raises ArtifactError.
     """
@@ -34,7 +34,7 @@ def read_release(
         path = f"models/{model}/{version}/{name}"
         return _cached(cache, path, sha, lambda: _download(f"{uri}/{name}", tracking_uri))
 
-    return read(WEIGHTS, weights_sha256), read(SPEC, spec_sha256)
+    return {name: read(name, sha) for name, sha in sha256s.items()}
 
 
 def _cached(cache: Storage, path: str, sha: str, download: Callable[[], bytes]) -> bytes:

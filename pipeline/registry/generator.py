@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from ganmodels.randomness import image_latents
-from ganmodels.saving import load_generator, to_bytes
+from ganmodels.saving import load_encoder, load_generator, to_bytes
 from ganmodels.spec import NetworkSpec
-from pipeline.pictures import to_pixels
+from pipeline.errors import UserError
+from pipeline.pictures import from_pixels, to_pixels
 from pipeline.storage import sha256
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ BATCH = 64
 
 class Generator:
     """Makes images with `network`. `spec` is its network's, `class_names` its labels' names in order (empty: it has no
-    classes), `found` the release that it came from.
+    classes), `found` the release that it came from. With an `encoder` it also finds the latents of images.
     """
 
     def __init__(
@@ -32,9 +33,11 @@ class Generator:
         spec: NetworkSpec,
         class_names: tuple[str, ...] = (),
         found: "Found | None" = None,
+        encoder: nn.Module | None = None,
     ):
         self.spec, self.class_names, self.found = spec, class_names, found
         self.network = network.eval().float()
+        self.encoder = encoder.eval().float() if encoder is not None else None
 
     @torch.inference_mode()
     def sample(
@@ -76,6 +79,26 @@ class Generator:
             done += count
         return images
 
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Latents `(n, z_dim)`, float32, from which `network` makes images like these: uint8 `(n, H, W, C)`.
+
+        A row depends on its image alone, up to rounding. Raises UserError where there is no encoder, ValueError for
+        images of another shape or type.
+        """
+        if self.encoder is None:
+            name = f"{self.found.model} version {self.found.version}" if self.found else "this generator"
+            raise UserError(f"{name} has no encoder; train one with model.family resnet and model.bigan true")
+        shape = (self.spec.resolution, self.spec.resolution, self.spec.channels)
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != shape:
+            raise ValueError(f"images are {images.dtype} {images.shape}, not uint8 (n, {', '.join(map(str, shape))})")
+        latents = np.empty((len(images), self.spec.z_dim), np.float32)
+        for start in range(0, len(images), BATCH):
+            rows = slice(start, start + BATCH)
+            latents[rows] = self.encoder(from_pixels(images[rows])).numpy()
+        return latents
+
     def weights_sha256(self) -> str:
         """Of the network's weights as safetensors."""
         return sha256(to_bytes(self.network.state_dict()))
@@ -101,8 +124,11 @@ class Generator:
         return rows.astype(np.int64)
 
 
-def generator_from_files(weights: bytes, document: bytes, found: "Found | None" = None) -> Generator:
-    """From a release's two files: safetensors, and JSON with `spec` and `classes`."""
+def generator_from_files(
+    weights: bytes, document: bytes, encoder: bytes | None = None, found: "Found | None" = None
+) -> Generator:
+    """From a release's files: safetensors, JSON with `spec` and `classes`, and any encoder's safetensors."""
     values = json.loads(document)
     spec = NetworkSpec.from_dict(values["spec"])
-    return Generator(load_generator(spec, weights), spec, tuple(values["classes"]), found)
+    back = load_encoder(spec, encoder) if encoder is not None else None
+    return Generator(load_generator(spec, weights), spec, tuple(values["classes"]), found, back)

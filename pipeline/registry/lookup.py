@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.registry.artifact import read_release
+from pipeline.registry.artifact import ENCODER, SPEC, WEIGHTS, read_release
 from pipeline.registry.reference import LOCK, check_model_name, parse
 from pipeline.registry.server import client as connect
 from pipeline.storage import Storage, default_uri
@@ -21,10 +21,10 @@ __all__ = ["Found", "load", "lookup", "parse", "registered", "resolve"]
 
 @dataclass(frozen=True)
 class Found:
-    """A released version: what it is, where it came from, and the sha256 of its two files.
+    """A released version: what it is, where it came from, and the sha256 of its files.
 
     `metrics` are the latest finite figures of its run; `alias` is None if it was asked for by number; `uri`
-    is the whole model's, as MLflow has it, and its two files lie in `folder` below.
+    is the whole model's, as MLflow has it, and its files lie in `folder` below. `encoder_sha256` is None without one.
     """
 
     model: str
@@ -38,6 +38,7 @@ class Found:
     weights_sha256: str
     spec_sha256: str
     folder: str = ""
+    encoder_sha256: str | None = None
 
 
 def lookup(reference: str, storage: Storage) -> Found:
@@ -54,13 +55,14 @@ def load(reference: str, storage: Storage | None = None) -> "Generator":
     storage = storage or Storage(default_uri())
     found, tracking_uri = _lookup(reference, storage)
     files = f"{found.uri}/{found.folder}" if found.folder else found.uri
-    weights, document = read_release(
-        storage, found.model, found.version, files, tracking_uri, found.weights_sha256, found.spec_sha256
-    )
+    sha256s = {WEIGHTS: found.weights_sha256, SPEC: found.spec_sha256}
+    if found.encoder_sha256 is not None:
+        sha256s[ENCODER] = found.encoder_sha256
+    read = read_release(storage, found.model, found.version, files, tracking_uri, sha256s)
 
     from pipeline.registry.generator import generator_from_files
 
-    return generator_from_files(weights, document, found)
+    return generator_from_files(read[WEIGHTS], read[SPEC], read.get(ENCODER), found)
 
 
 def registered(client: "MlflowClient", model: str) -> "RegisteredModel":
@@ -124,6 +126,7 @@ def _lookup(reference: str, storage: Storage) -> tuple[Found, str]:
         weights_sha256=tags["ganline.weights.sha256"],
         spec_sha256=tags["ganline.spec.sha256"],
         folder=tags.get("ganline.folder", ""),
+        encoder_sha256=tags.get("ganline.encoder.sha256"),
     )
     return found, client.tracking_uri
 

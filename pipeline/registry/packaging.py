@@ -15,16 +15,22 @@ from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
-from pipeline.registry.artifact import SPEC, WEIGHTS
+from pipeline.registry.artifact import ENCODER, SPEC, WEIGHTS
 
 FOLDER = "artifacts"  # MLflow's name for where a pyfunc's files lie in its model
 _CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
 def log_generator(
-    client: MlflowClient, run_id: str, weights: bytes, document: bytes, classes: int, images: int
+    client: MlflowClient,
+    run_id: str,
+    weights: bytes,
+    document: bytes,
+    encoder: bytes | None,
+    classes: int,
+    images: int,
 ) -> LoggedModel:
-    """A whole LoggedModel of this run: `artifacts/` holds `weights` and `document` byte for byte.
+    """A whole LoggedModel of this run: `artifacts/` holds `weights`, `document` and any `encoder` byte for byte.
 
     Unlike `mlflow.pyfunc.log_model`, touches no global state of MLflow's and makes no image.
     """
@@ -34,7 +40,7 @@ def log_generator(
     try:
         with TemporaryDirectory() as temporary:
             with _quiet():
-                _save(Path(temporary), model, weights, document, classes)
+                _save(Path(temporary), model, weights, document, encoder, classes)
             client.log_model_artifacts(model.model_id, str(Path(temporary, "model")))
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=images)])
     except BaseException:
@@ -44,9 +50,14 @@ def log_generator(
     return client.finalize_logged_model(model.model_id, "READY")
 
 
-def _save(folder: Path, model: LoggedModel, weights: bytes, document: bytes, classes: int) -> None:
-    (folder / WEIGHTS).write_bytes(weights)
-    (folder / SPEC).write_bytes(document)
+def _save(
+    folder: Path, model: LoggedModel, weights: bytes, document: bytes, encoder: bytes | None, classes: int
+) -> None:
+    files = {"weights": (WEIGHTS, weights), "spec": (SPEC, document)}
+    if encoder is not None:
+        files["encoder"] = (ENCODER, encoder)
+    for name, data in files.values():
+        (folder / name).write_bytes(data)
     example = {"seed": [0, 0], "index": [0, 1]}
     columns: list[ColSpec | TensorSpec] = [ColSpec(DataType.long, "seed"), ColSpec(DataType.long, "index")]
     if classes:
@@ -60,7 +71,7 @@ def _save(folder: Path, model: LoggedModel, weights: bytes, document: bytes, cla
     mlflow.pyfunc.save_model(
         str(folder / "model"),
         python_model=str(_CODE),
-        artifacts={"weights": str(folder / WEIGHTS), "spec": str(folder / SPEC)},
+        artifacts={key: str(folder / name) for key, (name, _) in files.items()},
         signature=signature,
         input_example=pd.DataFrame(example),
         # Named, or MLflow runs the model in a process of its own to find out.

@@ -50,20 +50,22 @@ def register(
     spec: NetworkSpec,
     weights: bytes,
     lineage: dict[str, Any],
+    encoder: bytes | None = None,
 ) -> int:
     """The number of the version that holds these weights, made if this run has none yet.
 
-    `weights` is a safetensors file. `lineage` has `classes` (their names, in order), and `dataset`,
-    `config` (digests), `run`, `checkpoint` (names) and `images`. The version has no alias, and is a model
-    of MLflow's too: `mlflow models serve` serves it.
+    `weights` is a safetensors file, and so is any `encoder`. `lineage` has `classes` (their names, in order), and
+    `dataset`, `config` (digests), `run`, `checkpoint` (names) and `images`. The version has no alias, and is a
+    model of MLflow's too: `mlflow models serve` serves it.
     """
     check_model_name(model)
     classes = list(lineage.get("classes") or [])
     network = digest({"spec": spec.to_dict(), "classes": classes})
-    weights_sha = sha256(weights)
+    files = {"ganline.weights.sha256": sha256(weights)}
+    if encoder is not None:
+        files["ganline.encoder.sha256"] = sha256(encoder)
     for version in client.search_model_versions(f"name = '{model}' and run_id = '{run_id}'"):
-        tags = version.tags
-        same = (tags.get("ganline.weights.sha256"), tags.get("ganline.network")) == (weights_sha, network)
+        same = (files | {"ganline.network": network}).items() <= version.tags.items()
         if same and version.status == "READY":
             return int(version.version)
 
@@ -71,7 +73,7 @@ def register(
 
     others = {key: value for key, value in lineage.items() if key != "classes"}
     document = canonical_json({"spec": spec.to_dict(), "classes": classes, "lineage": others})
-    logged = log_generator(client, run_id, weights, document, spec.classes, int(lineage["images"]))
+    logged = log_generator(client, run_id, weights, document, encoder, spec.classes, int(lineage["images"]))
     try:
         client.create_registered_model(model)
     except MlflowException as error:
@@ -84,7 +86,7 @@ def register(
         run_id=run_id,
         model_id=logged.model_id,
         tags={
-            "ganline.weights.sha256": weights_sha,
+            **files,
             "ganline.spec.sha256": sha256(document),
             "ganline.folder": FOLDER,
             "ganline.network": network,

@@ -33,12 +33,12 @@ class Augmentation:
         """Of the `part` of a step, in the turn of the "generator" or the "discriminator".
 
         Real and generated images have draws of their own, each stream's from a key of its own. In the generator's
-        turn most losses see no real ones, and nothing is drawn for them.
+        turn most losses see no real ones, unless an encoder has its turn too, and nothing is drawn for them.
         """
         if self.training.augment == "none":
             return AS_THEY_ARE
         fake = self._view(p, step, f"augment fake for {turn}", part)
-        if turn == "generator" and self.training.loss not in RELATIVISTIC:
+        if turn == "generator" and self.training.loss not in RELATIVISTIC and not self.spec.bigan:
             return Views(fake=fake)
         return Views(self._view(p, step, f"augment real for {turn}", part), fake)
 

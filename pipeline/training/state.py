@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from ganmodels.ada.strength import Strength
-from ganmodels.networks import build_discriminator, build_generator
+from ganmodels.networks import build_discriminator, build_encoder, build_generator
 from ganmodels.randomness import keyed_seed
 from ganmodels.saving import from_bytes, load_into, to_bytes
 from ganmodels.spec import NetworkSpec
 from pipeline.config import Training
 
+ENCODER_EMA = "encoder_ema.safetensors"
 _ADAM_SLOTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -41,7 +42,10 @@ class Meter:
 
 @dataclass
 class TrainState:
-    """Generator, discriminator, the generator's average, both optimizers, the step, ADA's strength."""
+    """Generator, discriminator, the generator's average, both optimizers, the step, ADA's strength.
+
+    With `bigan` also an encoder, with its average. The generator's optimizer has it in a group of its own.
+    """
 
     generator: nn.Module
     discriminator: nn.Module
@@ -51,16 +55,23 @@ class TrainState:
     step: int = 0
     meter: Meter = field(default_factory=Meter)
     strength: Strength = field(default_factory=Strength)
+    encoder: nn.Module | None = None
+    encoder_ema: nn.Module | None = None
 
     def to_files(self) -> dict[str, bytes]:
         """Safetensors by file name; equal states give equal bytes."""
-        return {
+        files = {
             "generator.safetensors": to_bytes(self.generator.state_dict()),
             "discriminator.safetensors": to_bytes(self.discriminator.state_dict()),
             "ema.safetensors": to_bytes(self.ema.state_dict()),
             "optimizer_g.safetensors": to_bytes(_adam_tensors(self.optimizer_g, self.generator)),
             "optimizer_d.safetensors": to_bytes(_adam_tensors(self.optimizer_d, self.discriminator)),
         }
+        if self.encoder is not None and self.encoder_ema is not None:
+            files["encoder.safetensors"] = to_bytes(self.encoder.state_dict())
+            files[ENCODER_EMA] = to_bytes(self.encoder_ema.state_dict())
+            files["optimizer_e.safetensors"] = to_bytes(_adam_tensors(self.optimizer_g, self.encoder))
+        return files
 
     def to_json(self) -> dict[str, Any]:
         meter = {"sums": self.meter.sums, "counts": self.meter.counts}
@@ -73,6 +84,10 @@ class TrainState:
         load_into(self.ema, from_bytes(files["ema.safetensors"]))
         _load_adam(self.optimizer_g, self.generator, from_bytes(files["optimizer_g.safetensors"]))
         _load_adam(self.optimizer_d, self.discriminator, from_bytes(files["optimizer_d.safetensors"]))
+        if self.encoder is not None and self.encoder_ema is not None:
+            load_into(self.encoder, from_bytes(files["encoder.safetensors"]))
+            load_into(self.encoder_ema, from_bytes(files[ENCODER_EMA]))
+            _load_adam(self.optimizer_g, self.encoder, from_bytes(files["optimizer_e.safetensors"]))
         self.step, self.meter = values["step"], Meter(**values["meter"])
         self.strength = Strength(**values.get("strength", {}))  # earlier checkpoints have none
 
@@ -82,13 +97,18 @@ def fresh_state(spec: NetworkSpec, training: Training, device: torch.device) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(keyed_seed(training.seed, "init"))
         generator, discriminator = build_generator(spec), build_discriminator(spec)
-    for network in (generator, discriminator):
+        encoder = build_encoder(spec) if spec.bigan else None
+    for network in filter(None, (generator, discriminator, encoder)):
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
 
     # Each step sets their rate and betas.
     optimizer_g, optimizer_d = (torch.optim.Adam(n.parameters(), fused=True) for n in (generator, discriminator))
-    return TrainState(generator, discriminator, ema, optimizer_g, optimizer_d)
+    state = TrainState(generator, discriminator, ema, optimizer_g, optimizer_d)
+    if encoder is not None:
+        optimizer_g.add_param_group({"params": list(encoder.parameters())})
+        state.encoder, state.encoder_ema = encoder, copy.deepcopy(encoder).eval().requires_grad_(False)
+    return state
 
 
 def _adam_tensors(optimizer: torch.optim.Adam, network: nn.Module) -> dict[str, torch.Tensor]:
@@ -101,8 +121,8 @@ def _adam_tensors(optimizer: torch.optim.Adam, network: nn.Module) -> dict[str, 
 
 
 def _load_adam(optimizer: torch.optim.Adam, network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    optimizer.state.clear()
     for name, parameter in network.named_parameters():
+        optimizer.state.pop(parameter, None)
         if f"step:{name}" not in tensors:
             continue  # saved before the first step
         slots = {}

@@ -1,6 +1,7 @@
 """One training step: the generator's turn, the discriminator's turn on the same fakes, the average.
 
-The generator moves first and hands its fakes on, so each step pays for one generator pass, not two.
+The generator moves first and hands its fakes on, so each step pays for one generator pass, not two. An encoder
+moves with it and hands its latents on.
 """
 
 import math
@@ -15,7 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ganmodels.ema import ema_decay, update_ema
 from ganmodels.networks import draw_noise
-from ganmodels.objective import SUMS, DiscriminatorObjective, GeneratorObjective, Objective, Views
+from ganmodels.objective import (
+    SUMS,
+    DiscriminatorObjective,
+    EncodingObjective,
+    GeneratorObjective,
+    Objective,
+    Views,
+)
 from ganmodels.penalties import Weights, lazily
 from ganmodels.randomness import latents, uniforms
 from ganmodels.ranks import world_size
@@ -43,9 +51,14 @@ def make_step(
     scale = world / training.batch
     augmentation = Augmentation(training, spec, streams, rows // training.accumulate)
     objective = Objective(training.loss, training.label_smoothing, training.penalty_method)
-    # The discriminator is frozen while the generator's objective is wrapped, so that DDP reduces only G's weights.
+    # The discriminator is frozen while the generator's objective is wrapped, so that DDP reduces
+    # only the weights of G, and of an encoder.
     state.discriminator.requires_grad_(False)
-    generator_loss = _distributed(GeneratorObjective(state.generator, state.discriminator, objective))
+    if state.encoder is None:
+        turn: nn.Module = GeneratorObjective(state.generator, state.discriminator, objective)
+    else:
+        turn = EncodingObjective(state.generator, state.encoder, state.discriminator, objective)
+    generator_loss = _distributed(turn)
     state.discriminator.requires_grad_(True)
     discriminator_loss = _distributed(DiscriminatorObjective(state.discriminator, objective))
 
@@ -86,16 +99,22 @@ def make_step(
         given_g = zip(z, real, classes_of, views("generator"), noise_of_layers(), strict=True)
         inputs_g = [(x, y, c, scale, view, n) for x, y, c, view, n in given_g]
         loss_g, fake = _backward(generator_loss, inputs_g, autocast)
+        beside: Sequence[tuple[Tensor, Tensor] | None] = [None] * training.accumulate
+        if state.encoder is not None:
+            beside = [(encoded, latent) for (_, encoded), latent in zip(fake, z, strict=True)]
+            fake = [images for images, _ in fake]
         _apply(state.optimizer_g)
 
         state.discriminator.requires_grad_(True)
-        given_d = zip(real, fake, classes_of, mix, views("discriminator"), strict=True)
-        inputs_d = [(x, y, c, scale, weights, m, view) for x, y, c, m, view in given_d]
+        given_d = zip(real, fake, classes_of, mix, views("discriminator"), beside, strict=True)
+        inputs_d = [(x, y, c, scale, weights, *rest) for x, y, c, *rest in given_d]
         loss_d, sums = _backward(discriminator_loss, inputs_d, autocast)
         _apply(state.optimizer_d)
 
         state.step += 1
         update_ema(state.ema, state.generator, _ema_decay(training, seen))
+        if state.encoder is not None and state.encoder_ema is not None:
+            update_ema(state.encoder_ema, state.encoder, _ema_decay(training, seen))
 
         shared = torch.stack([loss_g / scale, loss_d / scale, *sum(sums), loss_d.new_tensor(float(stop))])
         if world > 1:

@@ -50,6 +50,9 @@ MISTAKES = {
     "an option that the family does not take": (
         ["run", "mnist", "--set", "model.attention=14"], {}, "dcgan networks take no attention", "options are widths",
     ),
+    "an encoder for a family that has none": (
+        ["run", "mnist", "--set", "model.bigan=true"], {}, "dcgan networks take no bigan", "options are widths",
+    ),
     "a map that cannot attend": (
         ["config", "validate", "mnist", "--set", "model.family=resnet", "--set", "model.attention=5"], {},
         "attention 5", "one of [14]",

@@ -7,10 +7,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from ganmodels.saving import from_bytes
+from pipeline.registry import load
+from pipeline.storage import Storage
+
 RECIPE = """
 name: own
 data: {source: images, resolution: 32}
-model: {family: resnet, width: 8}
+model: {family: resnet, width: 8, bigan: true}
 training: {images: 512, batch: 16, loss: relativistic, r1: 1.0, r2: 1.0, penalty_every: 1, checkpoint_every: 256}
 """
 MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"]
@@ -36,7 +40,7 @@ def _folder(path):
     (path / "empty.png").write_bytes(b"")
 
 
-def test_a_folder_becomes_a_generator_and_the_bad_files_go_to_quarantine(embedded):
+def test_a_folder_becomes_a_generator_and_the_bad_files_go_to_quarantine(embedded, monkeypatch):
     _folder(embedded.folder / "images")
     (embedded.folder / "own.yaml").write_text(RECIPE)
     outcome = embedded("run", "own.yaml", "--json").json
@@ -54,6 +58,7 @@ def test_a_folder_becomes_a_generator_and_the_bad_files_go_to_quarantine(embedde
     assert made["images"] == 5
     rows = list(csv.DictReader((embedded.folder / "made/labels.csv").open()))
     assert [row["file"] for row in rows] == [f"{i:05d}.png" for i in range(5)]
+    _maps_back(embedded, monkeypatch)
     assert all(Image.open(embedded.folder / "made" / row["file"]).size == (32, 32) for row in rows)
     embedded("generate", "own", "-n", 3, "--seed", 3, "--out", "fewer")
     for i in range(3):  # image i depends on the seed and i alone
@@ -67,10 +72,21 @@ def test_a_folder_becomes_a_generator_and_the_bad_files_go_to_quarantine(embedde
     assert embedded.left_running() == []
 
 
+def _maps_back(embedded, monkeypatch):
+    """The release has the averaged encoder of the checkpoint."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    generator = load("own", Storage(str(embedded.root)))
+    saved = from_bytes((embedded.checkpoints()[-1] / "encoder_ema.safetensors").read_bytes())
+    assert all(tensor.equal(saved[name]) for name, tensor in generator.encoder.state_dict().items())
+    latents = generator.encode(generator.sample(3))
+    assert latents.shape == (3, 64) and np.isfinite(latents).all()
+
+
 def _looks_at_what_is_there(embedded, outcome):
     """The commands that have nothing to do after a run, and say so."""
     before = {path for path in embedded.root.rglob("*") if path.is_file()}
     plan = embedded("run", "own.yaml", "--dry-run", "--json").json
+    assert list(plan["parameters"]) == ["generator", "discriminator", "encoder"]
     assert plan["source"] == {"images": 303, "classes": 0, "to_read": 0} and plan["steps"] == 32
     assert plan["reused"] == {
         "dataset": outcome["dataset"]["digest"], "run": outcome["run"]["id"], "from_image": outcome["run"]["images"],

@@ -1,10 +1,14 @@
 import pytest
 import torch
-from small_networks import small, well_mixed
+from small_networks import small, well_mixed, well_mixed_encoder
+from torch import nn
 from torch.autograd import gradcheck
 from torch.nn.functional import softplus
 
+from ganmodels.losses import ENCODING
 from ganmodels.networks import build_discriminator, build_encoder, build_generator
+from ganmodels.objective import DiscriminatorObjective, EncodingObjective, Objective, Views
+from ganmodels.penalties import METHODS, Weights
 
 SPEC = small("resnet", channels=3, classes=3, bigan=True)
 
@@ -52,3 +56,77 @@ def test_networks_without_the_option_have_no_encoder():
         build_encoder(small("resnet"))
     with pytest.raises(ValueError, match="r3gan networks take no bigan"):
         build_encoder(small("r3gan", bigan=True))
+
+
+class Product(nn.Module):
+    """D(x, z) = sum x^2 sum a z, with slopes 2 x sum a z in the image and a sum x^2 in the latent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.linspace(0.5, 1.5, 4, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor | None, z: torch.Tensor) -> torch.Tensor:
+        return x.square().sum((1, 2, 3)) * (z * self.a).sum(1)
+
+    def squared_slopes(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        squares, times = x.square().sum((1, 2, 3)), (z * self.a).sum(1)
+        return 4 * squares * times.square() + self.a.square().sum() * squares.square()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_penalties_are_on_slopes_in_image_and_latent_together(method):
+    discriminate, mix = Product(), torch.tensor([0.1, 0.6], dtype=torch.float64)
+    real, fake = torch.rand(2, 2, 1, 3, 3, dtype=torch.float64)
+    encoded, z = torch.randn(2, 2, 4, dtype=torch.float64)
+    objective = DiscriminatorObjective(discriminate, Objective("wasserstein", penalty_method=method))
+    weights, views = Weights(r1=0.7, r2=0.3, gp=0.2), Views(real=lambda images: 2 * images)
+
+    def loss(weights: Weights) -> torch.Tensor:
+        return objective(real, fake, None, 0.5, weights, mix, views, (encoded, z))[0]
+
+    def squares(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:  # seen twice as bright: D(2 x, z) = 4 D(x, z)
+        return 16 * discriminate.squared_slopes(x, z)
+
+    share = mix[:, None]
+    mixed = share[:, :, None, None] * real + (1 - share[:, :, None, None]) * fake, share * encoded + (1 - share) * z
+    rows = 0.35 * squares(real, encoded) + 0.15 * discriminate.squared_slopes(fake, z)
+    rows = rows + 0.2 * (squares(*mixed).sqrt() - 1).square()
+    penalty = loss(weights) - loss(Weights())
+    torch.testing.assert_close(
+        loss(Weights()), (discriminate(fake, None, z) - 4 * discriminate(real, None, encoded)).mean()
+    )
+    torch.testing.assert_close(penalty, rows.mean(), rtol=1e-12, atol=1e-12)
+    slopes = [torch.autograd.grad(value, discriminate.a)[0] for value in (penalty, rows.mean())]
+    torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-8)  # a cubic is curved, which a difference feels
+
+
+@pytest.mark.parametrize("loss", ENCODING)
+def test_generator_and_encoder_move_in_one_turn_and_the_discriminator_does_not(loss):
+    generator, discriminator = well_mixed(SPEC)
+    encoder, labels = well_mixed_encoder(SPEC), torch.tensor([0, 1, 2, 0])
+    discriminator.requires_grad_(False)
+    z, real = torch.randn(4, 4, dtype=torch.float64), torch.rand(4, 3, 16, 16, dtype=torch.float64)
+    views = Views(real=lambda images: 2 * images, fake=lambda images: images - 1)
+    value, (fake, encoded) = EncodingObjective(generator, encoder, discriminator, Objective(loss))(
+        z, real, labels, 0.25, views
+    )
+    value.backward()
+    for network in (generator, encoder):
+        assert all(weight.grad.abs().sum() > 0 for weight in network.parameters())
+    assert all(weight.grad is None for weight in discriminator.parameters())
+    assert not fake.requires_grad and not encoded.requires_grad
+    assert encoded.equal(encoder(real))  # which sees them as they are
+    logits = discriminator(2 * real, labels, encoded), discriminator(fake - 1, labels, z)
+    torch.testing.assert_close(value, ENCODING[loss](*logits).mean())
+
+
+def test_losses_of_pairs_under_bf16_autocast_are_float32():
+    networks = build_generator(SPEC), build_encoder(SPEC), build_discriminator(SPEC)
+    recipe, labels = Objective("relativistic"), torch.tensor([0, 1, 2, 0])
+    z, real = torch.randn(4, 4), torch.rand(4, 3, 16, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss_g, (fake, encoded) = EncodingObjective(*networks, recipe)(z, real, labels, 0.25)
+        objective = DiscriminatorObjective(networks[2], recipe)
+        loss_d, sums = objective(real, fake, labels, 0.25, Weights(r1=1, r2=1), latents=(encoded, z))
+    assert encoded.dtype == torch.bfloat16  # else this would say nothing
+    assert (loss_g.dtype, loss_d.dtype, sums.dtype) == (torch.float32,) * 3

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ganmodels.losses import LOSSES, SMOOTHED, at_least_float32
+from ganmodels.losses import ENCODING, LOSSES, SMOOTHED, at_least_float32
 
 REAL = [-5.0, 1.4, 12.5, 2.7]
 FAKE = [10.0, 4.4, -5.5, 3.6]
@@ -57,6 +57,18 @@ def test_relativistic_is_the_log_loss_of_the_paired_difference():
         return -np.log(1 / (1 + np.exp(-x))).mean()
 
     assert means("relativistic") == pytest.approx((log_loss(-difference), log_loss(difference)), rel=1e-12)
+
+
+def test_a_generator_and_an_encoder_want_the_sides_exchanged():
+    """What the discriminator wants of (real, fake) they want of (fake, real); the critics of the two without a hinge,
+    and saturating the same value with the other sign."""
+    assert ENCODING.keys() == LOSSES.keys()
+    real, fake = torch.tensor(REAL, dtype=torch.float64), torch.tensor(FAKE, dtype=torch.float64)
+    for loss, both in ENCODING.items():
+        expected = LOSSES[{"hinge": "wasserstein"}.get(loss, loss)][0](fake, real)
+        if loss == "saturating":
+            expected = -LOSSES[loss][0](real, fake)
+        torch.testing.assert_close(both(real, fake), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("loss", LOSSES)

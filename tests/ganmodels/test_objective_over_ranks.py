@@ -6,14 +6,14 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from small_networks import small, well_mixed
+from small_networks import small, well_mixed, well_mixed_encoder
 from torch import nn
 from torch.nn.functional import logsigmoid
 from torch.nn.parallel import DistributedDataParallel
 
 from ganmodels.losses import LOSSES
 from ganmodels.networks import FAMILIES
-from ganmodels.objective import DiscriminatorObjective, GeneratorObjective, Objective
+from ganmodels.objective import DiscriminatorObjective, EncodingObjective, GeneratorObjective, Objective
 from ganmodels.penalties import METHODS, Weights, lazily
 from ganmodels.randomness import generator as keyed
 from ganmodels.randomness import latents, uniforms
@@ -23,14 +23,18 @@ STREAMS, ROWS = 8, 2  # over three ranks: 4, 6 and 6 rows
 BATCH = STREAMS * ROWS
 EVERY = 4
 PENALTIES = {"none": Weights(), "r1": Weights(r1=0.7), "r2": Weights(r2=0.3), "gp": Weights(gp=0.2)}
+KINDS = [*FAMILIES, "bigan"]
 TURNS = [("none", "exact"), *product(["r1", "r2", "gp"], METHODS)]
 
 Values = dict[str, np.ndarray]
 
 
-def networks(family: str) -> tuple[nn.Module, nn.Module]:
-    """Float64, with weights large enough that every term of a loss is felt."""
-    return well_mixed(small(family, classes=3, z_dim=5))
+def networks(kind: str) -> tuple[nn.Module, nn.Module, nn.Module | None]:
+    """Generator, discriminator and any encoder in float64, with weights so large that every term of a loss is felt."""
+    if kind == "bigan":
+        spec = small("resnet", classes=3, z_dim=5, bigan=True)
+        return *well_mixed(spec), well_mixed_encoder(spec)
+    return *well_mixed(small(kind, classes=3, z_dim=5)), None
 
 
 def rows_of(streams: Iterable[int]) -> tuple[torch.Tensor, ...]:
@@ -66,13 +70,20 @@ def on_a_rank(rank: int, world: int) -> tuple[Values, Values]:
     """Every turn there is; what all ranks share, and this rank's own losses and sums."""
     z, real, labels, mix = rows_of(streams_of(rank, world, STREAMS))
     scale, shared, own = world / BATCH, {}, {}
-    for family, loss in product(FAMILIES, LOSSES):
-        generator, discriminator = networks(family)
+    for kind, loss in product(KINDS, LOSSES):
+        generator, discriminator, encoder = networks(kind)
         discriminator.requires_grad_(False)
-        generator_loss = distributed(GeneratorObjective(generator, discriminator, Objective(loss)), world)
+        turn: nn.Module = GeneratorObjective(generator, discriminator, Objective(loss))
+        if encoder is not None:
+            turn = EncodingObjective(generator, encoder, discriminator, Objective(loss))
+        generator_loss = distributed(turn, world)
         loss_g, fake = generator_loss(z, real, labels, scale)
         loss_g.backward()
-        name = f"{family} {loss}"
+        name, beside = f"{kind} {loss}", None
+        if encoder is not None:
+            fake, encoded = fake
+            beside = encoded, z
+            shared |= gradients(encoder, f"{name} E")
         assert all(weight.grad is None for weight in discriminator.parameters())
         shared |= gradients(generator, f"{name} G") | statistics(generator, name)
         own[f"{name} G"] = loss_g.detach().numpy()[None] / world
@@ -83,55 +94,75 @@ def on_a_rank(rank: int, world: int) -> tuple[Values, Values]:
         }
         for penalty, method in TURNS:
             weights = lazily(PENALTIES[penalty], 0, EVERY)
-            loss_d, sums = wrapped[method](real, fake, labels, scale, weights, mix)
+            loss_d, sums = wrapped[method](real, fake, labels, scale, weights, mix, latents=beside)
             loss_d.backward()
             shared |= gradients(discriminator, f"{name} D {penalty} {method}")
             own[f"{name} D {penalty} {method}"] = np.append(sums.numpy(), loss_d.detach() / world)
     return shared, own
 
 
-def written_out(loss: str, real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The generator's loss and the discriminator's, over the full batch."""
+def written_out(loss: str, real: torch.Tensor, fake: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The generator's loss, the discriminator's, and the generator's and encoder's, over the full batch."""
     told_apart = -logsigmoid(real).mean() - logsigmoid(-fake).mean()
     against = real - fake.mean(), fake - real.mean()
+    paired, against_the_mean = -logsigmoid(fake - real).mean(), -logsigmoid(against[1]) - logsigmoid(-against[0])
     return {
-        "saturating": (logsigmoid(-fake).mean(), told_apart),
-        "non_saturating": (-logsigmoid(fake).mean(), told_apart),
-        "least_squares": (((fake - 1) ** 2).mean() / 2, ((real - 1) ** 2).mean() / 2 + (fake**2).mean() / 2),
-        "hinge": (-fake.mean(), (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()),
-        "wasserstein": (-fake.mean(), fake.mean() - real.mean()),
-        "relativistic": (-logsigmoid(fake - real).mean(), -logsigmoid(real - fake).mean()),
-        "relativistic_average": (
-            -logsigmoid(against[1]).mean() - logsigmoid(-against[0]).mean(),
-            -logsigmoid(against[0]).mean() - logsigmoid(-against[1]).mean(),
+        "saturating": (logsigmoid(-fake).mean(), told_apart, -told_apart),
+        "non_saturating": (
+            -logsigmoid(fake).mean(), told_apart, -logsigmoid(fake).mean() - logsigmoid(-real).mean(),
         ),
-    }[loss]
+        "least_squares": (
+            ((fake - 1) ** 2).mean() / 2,
+            ((real - 1) ** 2).mean() / 2 + (fake**2).mean() / 2,
+            ((fake - 1) ** 2).mean() / 2 + (real**2).mean() / 2,
+        ),
+        "hinge": (
+            -fake.mean(), (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean(), real.mean() - fake.mean(),
+        ),
+        "wasserstein": (-fake.mean(), fake.mean() - real.mean(), real.mean() - fake.mean()),
+        "relativistic": (paired, -logsigmoid(real - fake).mean(), paired),
+        "relativistic_average": (
+            against_the_mean.mean(),
+            -logsigmoid(against[0]).mean() - logsigmoid(-against[1]).mean(),
+            against_the_mean.mean(),
+        ),
+    }[loss]  # fmt: skip
 
 
 def on_the_full_batch() -> tuple[Values, Values]:
     """Like `on_a_rank`, written out; every penalty by double backward."""
     z, real, labels, mix = rows_of(range(STREAMS))
     shared, own = {}, {}
-    for family, loss in product(FAMILIES, LOSSES):
-        generator, discriminator = networks(family)
+    for kind, loss in product(KINDS, LOSSES):
+        generator, discriminator, encoder = networks(kind)
         fake = generator(z, labels)
-        loss_g = written_out(loss, discriminator(real, labels), discriminator(fake, labels))[0]
+        # What the discriminator sees: images and labels, and latents where there is an encoder.
+        with_real, with_fake = ((), ()) if encoder is None else ((encoder(real),), (z,))
+        logits = discriminator(real, labels, *with_real), discriminator(fake, labels, *with_fake)
+        loss_g = written_out(loss, *logits)[0 if encoder is None else 2]
         loss_g.backward()
         discriminator.zero_grad(set_to_none=True)
-        name = f"{family} {loss}"
+        name = f"{kind} {loss}"
+        if encoder is not None:
+            shared |= gradients(encoder, f"{name} E")
         shared |= gradients(generator, f"{name} G") | statistics(generator, name)
         own[f"{name} G"] = loss_g.detach().numpy()[None]
+        with_real = [encoded.detach() for encoded in with_real]
         fake, share = fake.detach(), mix[:, None, None, None]
-        at = {"r1": real, "r2": fake, "gp": share * real + (1 - share) * fake}
+        between = [share[:, 0, 0] * of_real + (1 - share[:, 0, 0]) * of_fake
+                   for of_real, of_fake in zip(with_real, with_fake, strict=True)]  # fmt: skip
+        at = {
+            "r1": [real, *with_real], "r2": [fake, *with_fake], "gp": [share * real + (1 - share) * fake, *between],
+        }  # fmt: skip
         for penalty, method in TURNS:
-            on_real, on_fake = discriminator(real, labels), discriminator(fake, labels)
+            on_real, on_fake = discriminator(real, labels, *with_real), discriminator(fake, labels, *with_fake)
             loss_d = written_out(loss, on_real, on_fake)[1]
             nothing = torch.zeros((), dtype=torch.float64)
             r1 = r2 = gp = nothing
             if penalty != "none":
-                images = at[penalty].clone().requires_grad_()
-                (slope,) = torch.autograd.grad(discriminator(images, labels).sum(), images, create_graph=True)
-                squares = slope.square().sum((1, 2, 3))
+                images, *beside = place = [each.clone().requires_grad_() for each in at[penalty]]
+                slopes = torch.autograd.grad(discriminator(images, labels, *beside).sum(), place, create_graph=True)
+                squares = sum(slope.square().flatten(1).sum(1) for slope in slopes)
                 r1, r2 = (squares.sum() if penalty == key else nothing for key in ("r1", "r2"))
                 gp = (squares.sqrt() - 1).square().sum() if penalty == "gp" else nothing
                 loss_d = loss_d + EVERY * (0.7 / 2 * r1 + 0.3 / 2 * r2 + 0.2 * gp) / BATCH
@@ -183,8 +214,8 @@ def test_gradients_are_those_of_the_full_batch(ranks, one_process, world):
 def test_every_part_of_the_compared_gradients_is_large(full_batch):
     """Else 1e-10 would say nothing: gradients, penalties and the penalties' part of the gradients."""
     shared, own = full_batch
-    for family, loss in product(FAMILIES, LOSSES):
-        name = f"{family} {loss}"
+    for kind, loss in product(KINDS, LOSSES):
+        name = f"{kind} {loss}"
 
         def largest(turn: str, but_for: str | None = None, name: str = name) -> float:
             parts = {key: value for key, value in shared.items() if key.startswith(f"{name} {turn} ")}
@@ -194,4 +225,5 @@ def test_every_part_of_the_compared_gradients_is_large(full_batch):
         for penalty in ("r1", "r2", "gp"):
             assert own[f"{name} D {penalty} exact"][3:6].max() > 0.1, (name, penalty)
             assert largest(f"D {penalty} exact", "D none exact") > 1e-3, (name, penalty)
-        assert min(largest("G"), largest("D none exact")) > 1e-3, name
+        turns = ["G", "D none exact"] + ["E"] * (kind == "bigan")
+        assert min(map(largest, turns)) > 1e-3, name

@@ -158,6 +158,7 @@ KEYS: dict[str, tuple[Any, bool]] = {
     "model.blocks": (1, True),
     "model.spectral_norm": ("both", True),
     "model.attention": (14, True),
+    "model.bigan": (True, True),
     "model.w_dim": (64, True),
     "model.mapping_layers": (2, True),
     "model.group": (2, True),

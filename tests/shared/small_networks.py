@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ganmodels.networks import build_discriminator, build_generator
+from ganmodels.networks import build_discriminator, build_encoder, build_generator
 from ganmodels.randomness import generator as keyed
 from ganmodels.spec import NetworkSpec
 
@@ -26,10 +26,19 @@ def well_mixed(spec: NetworkSpec) -> tuple[nn.Module, nn.Module]:
         torch.manual_seed(0)
         pair = build_generator(spec).double(), build_discriminator(spec).double()
     for side, network in enumerate(pair):
-        for index, (name, weight) in enumerate(network.named_parameters()):
-            noise = torch.randn(weight.shape, dtype=weight.dtype, generator=keyed(0, "weight", side, index))
-            weight.data = _size(spec.family, side, name) * noise
+        _mix(network, spec.family, side)
     return pair
+
+
+def well_mixed_encoder(spec: NetworkSpec) -> nn.Module:
+    return _mix(build_encoder(spec).double(), spec.family, 2)
+
+
+def _mix(network: nn.Module, family: str, side: int) -> nn.Module:
+    for index, (name, weight) in enumerate(network.named_parameters()):
+        noise = torch.randn(weight.shape, dtype=weight.dtype, generator=keyed(0, "weight", side, index))
+        weight.data = _size(family, side, name) * noise
+    return network
 
 
 def _size(family: str, side: int, name: str) -> float:

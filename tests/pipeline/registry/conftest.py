@@ -10,7 +10,7 @@ import torch
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
-from ganmodels.networks import build_generator
+from ganmodels.networks import build_encoder, build_generator
 from ganmodels.saving import to_bytes
 from ganmodels.spec import NetworkSpec
 from pipeline.config import Config
@@ -27,6 +27,9 @@ DATASET = {
     "classes": 2,
     "uri": "s3://key:pass@bucket/dots",
 }
+
+
+BIGAN = NetworkSpec("resnet", 16, 3, z_dim=5, width=2, max_width=4, bigan=True)
 
 
 @dataclass
@@ -55,6 +58,18 @@ class World:
         lineage |= {"run": "dots-1", "checkpoint": "step-1", "images": 64}
         weights = to_bytes(self.network(seed).state_dict())
         return register(self.client, model=model, run_id=self.run_id, spec=SPEC, weights=weights, lineage=lineage)
+
+    def release_with_encoder(self, model: str, seed: int = 0) -> tuple[int, torch.nn.Module]:
+        """The version, and the encoder in it."""
+        torch.manual_seed(seed)
+        network, encoder = build_generator(BIGAN).eval(), build_encoder(BIGAN).eval()
+        weights, back = to_bytes(network.state_dict()), to_bytes(encoder.state_dict())
+        lineage: dict[str, Any] = {"dataset": "d" * 64, "config": "c" * 64}
+        lineage |= {"run": "dots-1", "checkpoint": "step-1", "images": 64}
+        version = register(
+            self.client, model=model, run_id=self.run_id, spec=BIGAN, weights=weights, lineage=lineage, encoder=back
+        )
+        return version, encoder
 
 
 @pytest.fixture(scope="session")

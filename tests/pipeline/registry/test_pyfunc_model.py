@@ -75,6 +75,16 @@ def test_its_images_are_those_of_load(served):
             model.predict(row)
 
 
+def test_an_encoder_lies_beside_and_its_images_are_those_of_load_too(served):
+    version, _ = served.release_with_encoder("both-ways-served")
+    promote(served.client, "both-ways-served", version)
+    root = folder(served, "both-ways-served")
+    assert (root / "artifacts/encoder.safetensors").exists()
+    image = mlflow.pyfunc.load_model(str(root)).predict(pd.DataFrame({"seed": [3], "index": [5]}))["image"][0]
+    made = np.asarray(Image.open(io.BytesIO(base64.b64decode(image))))
+    np.testing.assert_array_equal(made, load("both-ways-served", served.storage).sample(1, 3, first=5)[0])
+
+
 def test_it_is_whole_and_holds_nothing_pickled(served):
     root = folder(served, "served")
     files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}

@@ -33,6 +33,48 @@ def expected(network: torch.nn.Module, n: int, z_dim: int) -> np.ndarray:
     return ((x + 1) * 127.5).round().clamp(0, 255).permute(0, 2, 3, 1).numpy().astype(np.uint8)
 
 
+def test_a_release_carries_its_encoder_back_from_images_to_latents(world):
+    version, encoder = world.release_with_encoder("both-ways")
+    assert world.release_with_encoder("both-ways")[0] == version
+    generator = load(f"both-ways@{version}", world.storage)
+    images = generator.sample(70)
+    latents = generator.encode(images)
+    assert (latents.dtype, latents.shape) == (np.float32, (70, 5))
+    with torch.inference_mode():
+        expected = encoder(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1).numpy()
+    np.testing.assert_allclose(latents, expected, rtol=1e-4, atol=1e-5)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(generator.encode(images[9:11]), latents[9:11], rtol=1e-4, atol=1e-5)
+    assert generator.encode(images[:0]).shape == (0, 5)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 16, 16, 1), np.uint8), np.zeros((2, 16, 16, 3)), np.uint8(3)])
+def test_images_that_the_encoder_cannot_take_are_named(world, wrong):
+    version, _ = world.release_with_encoder("both-ways")
+    with pytest.raises(ValueError, match=r"images are (uint8|float64) \(.*, not uint8 \(n, 16, 16, 3\)"):
+        load(f"both-ways@{version}", world.storage).encode(wrong)
+
+
+def test_a_release_without_an_encoder_says_so_in_one_line(world):
+    version = world.release("one-way", 0)
+    generator = load(f"one-way@{version}", world.storage)
+    with pytest.raises(UserError, match=r"^one-way version 1 has no encoder; train one with .*model\.bigan true$"):
+        generator.encode(generator.sample(1))
+
+
+def test_an_encoder_in_the_cache_is_healed_and_a_tampered_one_refused(world):
+    version, _ = world.release_with_encoder("guarded")
+    images = load(f"guarded@{version}", world.storage).sample(3)
+    latents = load(f"guarded@{version}", world.storage).encode(images)
+    cached = cache_root(world.storage) / "models" / "guarded" / str(version) / "encoder.safetensors"
+    flip(cached)
+    np.testing.assert_array_equal(load(f"guarded@{version}", world.storage).encode(images), latents)
+    cached.unlink()
+    flip(artifact(world, "guarded", version, "encoder.safetensors"))
+    with pytest.raises(ArtifactError, match=f"guarded/{version}/encoder.safetensors"):
+        load(f"guarded@{version}", world.storage)
+
+
 def test_registering_again_gives_the_same_version(world):
     assert world.release("twice", 0) == world.release("twice", 0) == 1
     assert world.release("twice", 1) == 2

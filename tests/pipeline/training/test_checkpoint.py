@@ -27,6 +27,7 @@ from pipeline.training.checkpoint import (
 from pipeline.training.state import TrainState, fresh_state
 
 SPEC = NetworkSpec("dcgan", 16, 1, width=4, z_dim=4)
+BIGAN = NetworkSpec("resnet", 16, 1, width=4, z_dim=4, bigan=True)
 
 
 @pytest.fixture
@@ -34,10 +35,10 @@ def storage(tmp_path) -> Storage:
     return Storage(str(tmp_path))
 
 
-def _state(step: int) -> TrainState:
-    state = fresh_state(SPEC, Training(), torch.device("cpu"))
-    for network, optimizer in ((state.generator, state.optimizer_g), (state.discriminator, state.optimizer_d)):
-        for parameter in network.parameters():
+def _state(step: int, spec: NetworkSpec = SPEC) -> TrainState:
+    state = fresh_state(spec, Training(), torch.device("cpu"))
+    for optimizer in (state.optimizer_g, state.optimizer_d):
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
             parameter.grad = torch.full_like(parameter, 1.0)
         for _ in range(step):
             optimizer.step()
@@ -52,13 +53,17 @@ def _at(step: int) -> TrainState:
     return state
 
 
-def test_a_state_comes_back_bit_for_bit(storage):
-    saved, loaded = _state(3), _state(0)
+@pytest.mark.parametrize("spec", [SPEC, BIGAN], ids=["dcgan", "bigan"])
+def test_a_state_comes_back_bit_for_bit(storage, spec):
+    saved, loaded = _state(3, spec), _state(1, spec)
     checkpoint = save_checkpoint(storage, "r", saved, batch=8)
     assert (checkpoint.step, checkpoint.images) == (3, 24)
     load_checkpoint(storage, checkpoint, loaded)
     assert loaded.to_files() == saved.to_files()
     assert loaded.to_json() == saved.to_json()
+    moments = [name for name in saved.to_files() if name.startswith("optimizer")]
+    assert len(moments) == (3 if spec.bigan else 2)
+    assert all(len(saved.to_files()[name]) > len(_state(0, spec).to_files()[name]) for name in moments)
     assert not any(p.read_bytes().startswith(pickle.dumps(None)[:2]) for p in Path(storage.uri).rglob("*.safetensors"))
 
 

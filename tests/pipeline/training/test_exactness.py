@@ -28,8 +28,10 @@ CASES = [
     pytest.param(2, {"bf16": True, **PARTS, **ADA}, id="2-bf16-parts"),
     # DDP's ring adds in another order from three ranks on if its buckets change after the first step.
     pytest.param(3, {}, id="3-fp32"),
-    pytest.param(4, {"model": {"family": "resnet"}, "penalty_every": 1}, id="4-fp32-resnet"),
     pytest.param(2, {"model": STYLEGAN2}, id="2-fp32-stylegan2"),
+    pytest.param(
+        4, {"bf16": True, "model": {"family": "resnet", "bigan": True}, "penalty_every": 1}, id="4-bf16-resnet-bigan"
+    ),
 ]
 
 
