@@ -19,14 +19,18 @@ demo: $(STAMP)
 quality: $(STAMP)
 	$(BIN)/python tests/benchmarks/digits.py
 
-# The measured comparisons of the data path, both sides in the same run; half an hour on two quiet cores. A bar that is
-# missed does not keep the others from being measured.
+# The measured comparisons of the data path and of the training step, both sides in the same run; three quarters of an
+# hour on two quiet cores. A bar that is missed does not keep the others from being measured.
 bench: $(STAMP)
 	-$(BIN)/python tests/benchmarks/reading.py --json $(RESULTS)/reading.json
 	-$(BIN)/python tests/benchmarks/sharding.py --out $(RESULTS)/sharding.json
 	-$(BIN)/python tests/benchmarks/growing.py --out $(RESULTS)/growing.json
 	-$(BIN)/python tests/benchmarks/plan_memory.py --out $(RESULTS)/plan_memory.json
 	-$(BIN)/python tests/benchmarks/decoding.py
+	-$(BIN)/python tests/benchmarks/step.py --out $(RESULTS)/step.json
+	-$(BIN)/python tests/benchmarks/step.py --options "" --out $(RESULTS)/step_options.json
+	-$(BIN)/python tests/benchmarks/r3gan.py --out $(RESULTS)/r3gan.json
+	-$(BIN)/python tests/benchmarks/r3gan.py --bf16 --out $(RESULTS)/r3gan_bf16.json
 
 # How many of 1,000 modes a generator finds, with R3GAN's losses and without: an hour on two cores. Stopped at
 # any time, the same command goes on.

@@ -33,6 +33,10 @@ def check_source(config: Config, *, for_training: bool) -> None:
                 f" batch of {config.training.batch}; add images or lower training.batch"
             )
         config.network_spec(data.channels or 3, len(classes))
+        if config.training.compile:
+            from pipeline.training.compiler import check_compiler
+
+            check_compiler()
     rules = rules_of(data)
     reasons: dict[str, None] = {}
     for path, found in zip(first, source.read(first), strict=True):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ganmodels.convolution import Conv2d
 from ganmodels.spec import NetworkSpec, pyramid
 
 
@@ -20,8 +21,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         narrow, values = max(width // 8, 1), max(width // 2, 1)
-        self.query, self.key = nn.Conv2d(width, narrow, 1, bias=False), nn.Conv2d(width, narrow, 1, bias=False)
-        self.value, self.output = nn.Conv2d(width, values, 1, bias=False), nn.Conv2d(values, width, 1, bias=False)
+        self.query, self.key = Conv2d(width, narrow, 1, bias=False), Conv2d(width, narrow, 1, bias=False)
+        self.value, self.output = Conv2d(width, values, 1, bias=False), Conv2d(values, width, 1, bias=False)
         self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ganmodels.convolution import Conv2d
 from ganmodels.norm import ConditionalBatchNorm2d
+from ganmodels.rectifier import leaky_relu
 from ganmodels.spec import NetworkSpec, pyramid
 
 OPTIONS = {"widths"}
@@ -56,7 +58,7 @@ class Discriminator(nn.Module):
         levels = pyramid(spec)[:-1][::-1]
         widths = [spec.channels] + [width for _, width in levels]
         base = levels[-1][0]
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths))
+        self.down = nn.ModuleList(Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths))
         features = widths[-1] * base**2
         self.logit = nn.Linear(features, 1)
         self.projection = nn.Embedding(spec.classes, features) if spec.classes else None
@@ -64,7 +66,7 @@ class Discriminator(nn.Module):
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         for conv in self.down:
-            x = F.leaky_relu(conv(x), 0.2)
+            x = leaky_relu(conv(x), 0.2, inplace=True)
         x = x.flatten(1)
         logits = self.logit(x).squeeze(1)
         if self.projection is not None:

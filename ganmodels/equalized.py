@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ganmodels import rectifier
+from ganmodels.convolution import convolve
+
 SLOPE = 0.2
 GAIN = math.sqrt(2)  # StyleGAN's, of a leaky ReLU
 
@@ -39,9 +42,9 @@ class Conv2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias * self.gain
-        return F.conv2d(x, self.weight * self.scale, bias, self.stride, self.padding)
+        return convolve(x, self.weight * self.scale, bias, self.stride, self.padding)
 
 
 def leaky_relu(x: torch.Tensor) -> torch.Tensor:
     """Without its gain: give that to the layer before it."""
-    return F.leaky_relu(x, SLOPE)
+    return rectifier.leaky_relu(x, SLOPE)

@@ -117,7 +117,6 @@ ENCODING: dict[str, Callable[..., Tensor]] = {
     "relativistic_average": relativistic_average_generator,
 }
 SMOOTHED = ("saturating", "non_saturating")  # whose discriminator takes label_smoothing
-RELATIVISTIC = ("relativistic", "relativistic_average")  # whose generator looks at real rows
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -56,7 +56,16 @@ def exact(logits: Tensor, images: Tensor, charge: Charge) -> Tensor:
 
     The result can be differentiated again.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return charged(slopes(logits, images), charge)
+
+
+def slopes(logits: Tensor, images: Tensor) -> Tensor:
+    """The gradient of the logits' sum in `images`, to be differentiated again."""
+    return torch.autograd.grad(logits.sum(), images, create_graph=True)[0]
+
+
+def charged(gradient: Tensor, charge: Charge) -> Tensor:
+    """Penalties `(n,)` of slopes `(n, channels, r, r)`."""
     return charge(_squared_norms(gradient))
 
 

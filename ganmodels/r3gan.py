@@ -10,8 +10,9 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from ganmodels.convolution import Conv2d
+from ganmodels.rectifier import leaky_relu
 from ganmodels.resample import downsample, upsample
 from ganmodels.spec import NetworkSpec, pyramid
 
@@ -33,17 +34,17 @@ class Block(nn.Module):
         super().__init__()
         wide = EXPANSION * width
         # A convolution's bias is the bias of the activation after it.
-        self.expand = nn.Conv2d(width, wide, 1)
-        self.mix = nn.Conv2d(wide, wide, 3, padding=1, groups=cardinality)
-        self.shrink = nn.Conv2d(wide, width, 1, bias=False)
+        self.expand = Conv2d(width, wide, 1)
+        self.mix = Conv2d(wide, wide, 3, padding=1, groups=cardinality)
+        self.shrink = Conv2d(wide, width, 1, bias=False)
         for conv in (self.expand, self.mix):
             _init(conv.weight, GAIN * total**-0.25)
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
         nn.init.zeros_(self.shrink.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.leaky_relu(self.expand(x), SLOPE)
-        y = F.leaky_relu(self.mix(y), SLOPE)
+        y = leaky_relu(self.expand(x), SLOPE, inplace=True)
+        y = leaky_relu(self.mix(y), SLOPE, inplace=True)
         return x + self.shrink(y)
 
 
@@ -85,7 +86,7 @@ class Generator(nn.Module):
         self.input = nn.Linear(spec.z_dim + (EMBEDDING if spec.classes else 0), first, bias=False)
         self.up = nn.ModuleList(Up(a, b) for a, b in pairwise(widths))
         self.stages = _stages(spec)
-        self.output = nn.Conv2d(widths[-1], spec.channels, 1, bias=False)
+        self.output = Conv2d(widths[-1], spec.channels, 1, bias=False)
         _init(self.input.weight)
         _init(self.output.weight)
         if self.embedding is not None:
@@ -111,7 +112,7 @@ class Discriminator(nn.Module):
         self.spec = spec
         (base, last), *_ = levels = pyramid(spec)
         widths = [width for _, width in levels][::-1]
-        self.input = nn.Conv2d(spec.channels, widths[0], 1, bias=False)
+        self.input = Conv2d(spec.channels, widths[0], 1, bias=False)
         self.stages = _stages(spec)[::-1]
         self.down = nn.ModuleList(Down(a, b) for a, b in pairwise(widths))
         self.basis = nn.Parameter(torch.randn(last, base, base) / base)
@@ -152,7 +153,7 @@ def _stages(spec: NetworkSpec) -> nn.ModuleList:
 def _change_of_width(a: int, b: int) -> nn.Module:
     if a == b:
         return nn.Identity()
-    conv = nn.Conv2d(a, b, 1, bias=False)
+    conv = Conv2d(a, b, 1, bias=False)
     _init(conv.weight)
     return conv
 

@@ -11,7 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from ganmodels.attention import attention_at
+from ganmodels.convolution import Conv2d
 from ganmodels.norm import ConditionalBatchNorm2d
+from ganmodels.rectifier import leaky_relu
 from ganmodels.spec import NetworkSpec, pyramid
 from ganmodels.spectral import normalise_spectrum
 
@@ -24,8 +26,8 @@ class Up(nn.Module):
     def __init__(self, a: int, b: int, classes: int):
         super().__init__()
         self.norm1, self.norm2 = ConditionalBatchNorm2d(a, classes), ConditionalBatchNorm2d(b, classes)
-        self.conv1, self.conv2 = nn.Conv2d(a, b, 3, padding=1), nn.Conv2d(b, b, 3, padding=1)
-        self.skip = nn.Conv2d(a, b, 1)
+        self.conv1, self.conv2 = Conv2d(a, b, 3, padding=1), Conv2d(b, b, 3, padding=1)
+        self.skip = Conv2d(a, b, 1)
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         y = F.interpolate(F.relu(self.norm1(x, labels)), scale_factor=2, mode="nearest")
@@ -40,12 +42,12 @@ class Down(nn.Module):
     def __init__(self, a: int, b: int, first: bool = False):
         super().__init__()
         self.first = first
-        self.conv1, self.conv2 = nn.Conv2d(a, b, 3, padding=1), nn.Conv2d(b, b, 3, padding=1)
-        self.skip = nn.Conv2d(a, b, 1)
+        self.conv1, self.conv2 = Conv2d(a, b, 3, padding=1), Conv2d(b, b, 3, padding=1)
+        self.skip = Conv2d(a, b, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv1(x if self.first else F.leaky_relu(x, 0.2))  # pixels are not rectified
-        y = F.avg_pool2d(self.conv2(F.leaky_relu(y, 0.2)), 2)
+        y = self.conv1(x if self.first else leaky_relu(x, 0.2))  # pixels are not rectified
+        y = F.avg_pool2d(self.conv2(leaky_relu(y, 0.2, inplace=True)), 2)
         return y + self.skip(F.avg_pool2d(x, 2))
 
 
@@ -65,7 +67,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(Up(a, b, spec.classes) for a, b in pairwise(widths))
         self.attention = nn.ModuleList(attention_at(spec, side, width) for side, width in levels[1:])
         self.norm = ConditionalBatchNorm2d(widths[-1], spec.classes)
-        self.output = nn.Conv2d(widths[-1], spec.channels, 3, padding=1)
+        self.output = Conv2d(widths[-1], spec.channels, 3, padding=1)
         self.apply(_init)
         if spec.spectral_norm == "both":
             normalise_spectrum(self)
@@ -93,7 +95,7 @@ class Tower(nn.Module):
     def features(self, x: torch.Tensor) -> torch.Tensor:
         for block, attention in zip(self.blocks, self.attention, strict=True):
             x = attention(block(x))
-        return F.leaky_relu(x, 0.2).sum((2, 3))
+        return leaky_relu(x, 0.2).sum((2, 3))
 
 
 class Discriminator(Tower):
@@ -132,8 +134,8 @@ class Pair(nn.Module):
         self.latent, self.both = nn.Linear(z_dim, width), nn.Linear(2 * width, width)
 
     def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        z = F.leaky_relu(self.latent(z), 0.2)
-        return F.leaky_relu(self.both(torch.cat([x, z], dim=1)), 0.2)
+        z = leaky_relu(self.latent(z), 0.2)
+        return leaky_relu(self.both(torch.cat([x, z], dim=1)), 0.2)
 
 
 class Encoder(Tower):

@@ -43,7 +43,7 @@ _SHAPES = {"mnist5k": (28, 1), "stacked_mnist": (28, 3)}  # of built-in sources:
 _SMOOTHED = ("saturating", "non_saturating")  # ganmodels.losses has it too, and takes torch along
 
 # Goes into every run's identity: raise it when a change of the code changes the weights.
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 # Beside it, where the change is to one family alone, so that the runs of the others keep their names.
 FAMILY_NUMERICS = {"stylegan2": 1}
 
@@ -287,6 +287,12 @@ class Training(Section):
         description="MODEL@ALIAS whose generator to start from",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware gains")
+    # Compiled arithmetic has other last bits, so it is part of what a run is.
+    compile: bool = Field(
+        False, json_schema_extra=LATER,
+        description="torch compiles the generator's passes, and those of the discriminator that no exact penalty"
+        " differentiates twice; a minute at the start, and on a CPU it takes a C++ compiler",
+    )  # fmt: skip
     log_every: Positive = Field(2_000, json_schema_extra=OPERATIONAL, description="images between telemetry points")
     checkpoint_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between checkpoints")
     evaluate_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between sample grids")

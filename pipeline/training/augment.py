@@ -7,7 +7,6 @@ from ganmodels import diffaugment
 from ganmodels.ada import pipeline as ada
 from ganmodels.ada.plan import Ada, draw
 from ganmodels.ada.strength import Heuristic, Strength, adjusted
-from ganmodels.losses import RELATIVISTIC
 from ganmodels.objective import AS_THEY_ARE, View, Views
 from ganmodels.randomness import generator
 from ganmodels.spec import NetworkSpec
@@ -29,18 +28,12 @@ class Augmentation:
         setting = self.training.augment_p
         return state.p if setting is None else value_at(setting, images)
 
-    def views(self, turn: str, step: int, part: int, p: float) -> Views:
-        """Of the `part` of a step, in the turn of the "generator" or the "discriminator".
-
-        Real and generated images have draws of their own, each stream's from a key of its own. In the generator's
-        turn most losses see no real ones, unless an encoder has its turn too, and nothing is drawn for them.
-        """
+    def views(self, step: int, part: int, p: float) -> Views:
+        """Of the `part` of a step. Real and generated images have draws of their own, each stream's from a key of its
+        own."""
         if self.training.augment == "none":
             return AS_THEY_ARE
-        fake = self._view(p, step, f"augment fake for {turn}", part)
-        if turn == "generator" and self.training.loss not in RELATIVISTIC and not self.spec.bigan:
-            return Views(fake=fake)
-        return Views(self._view(p, step, f"augment real for {turn}", part), fake)
+        return Views(self._view(p, step, "augment real", part), self._view(p, step, "augment fake", part))
 
     def after(self, state: Strength, mean_sign: float) -> Strength:
         """Once a step's real logits had signs of this mean over all ranks."""

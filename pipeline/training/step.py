@@ -1,13 +1,11 @@
-"""One training step: the generator's turn, the discriminator's turn on the same fakes, the average.
+"""One training step: both sides learn from the same fakes and the same logits in one backward, then the average.
 
-The generator moves first and hands its fakes on, so each step pays for one generator pass, not two. An encoder
-moves with it and hands its latents on.
+Each side's gradients are those against the other as it was before the step.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,15 +13,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ganmodels.ema import ema_decay, update_ema
-from ganmodels.networks import draw_noise
-from ganmodels.objective import (
-    SUMS,
-    DiscriminatorObjective,
-    EncodingObjective,
-    GeneratorObjective,
-    Objective,
-    Views,
-)
+from ganmodels.networks import draw_noise, rows_together
+from ganmodels.objective import SUMS, AdversarialObjective, Objective
 from ganmodels.penalties import Weights, lazily
 from ganmodels.randomness import latents, uniforms
 from ganmodels.ranks import world_size
@@ -50,17 +41,11 @@ def make_step(
     world, rows = world_size(), training.batch // all_streams
     scale = world / training.batch
     augmentation = Augmentation(training, spec, streams, rows // training.accumulate)
-    objective = Objective(training.loss, training.label_smoothing, training.penalty_method)
-    # The discriminator is frozen while the generator's objective is wrapped, so that DDP reduces
-    # only the weights of G, and of an encoder.
-    state.discriminator.requires_grad_(False)
-    if state.encoder is None:
-        turn: nn.Module = GeneratorObjective(state.generator, state.discriminator, objective)
-    else:
-        turn = EncodingObjective(state.generator, state.encoder, state.discriminator, objective)
-    generator_loss = _distributed(turn)
-    state.discriminator.requires_grad_(True)
-    discriminator_loss = _distributed(DiscriminatorObjective(state.discriminator, objective))
+    recipe = Objective(
+        training.loss, training.label_smoothing, training.penalty_method,
+        rows_apart=rows_together(spec) == 1, compiled=training.compile,
+    )  # fmt: skip
+    objective = _distributed(AdversarialObjective(state.generator, state.discriminator, recipe, state.encoder))
 
     def autocast() -> AbstractContextManager:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
@@ -88,39 +73,28 @@ def make_step(
         if weights.gp > 0:
             drawn = [uniforms(rows, training.seed, state.step, "interpolation", stream) for stream in streams]
             mix = parts(torch.cat(drawn))
-
-        def views(turn: str) -> list[Views]:
-            return [augmentation.views(turn, state.step, part, p) for part in range(training.accumulate)]
+        views = [augmentation.views(state.step, part, p) for part in range(training.accumulate)]
 
         if spec.spectral_norm != "none":
             for network in (state.generator, state.discriminator, state.ema):
                 power_iteration(network)
-        state.discriminator.requires_grad_(False)
-        given_g = zip(z, real, classes_of, views("generator"), noise_of_layers(), strict=True)
-        inputs_g = [(x, y, c, scale, view, n) for x, y, c, view, n in given_g]
-        loss_g, fake = _backward(generator_loss, inputs_g, autocast)
-        beside: Sequence[tuple[Tensor, Tensor] | None] = [None] * training.accumulate
-        if state.encoder is not None:
-            beside = [(encoded, latent) for (_, encoded), latent in zip(fake, z, strict=True)]
-            fake = [images for images, _ in fake]
-        _apply(state.optimizer_g)
-
-        state.discriminator.requires_grad_(True)
-        given_d = zip(real, fake, classes_of, mix, views("discriminator"), beside, strict=True)
-        inputs_d = [(x, y, c, scale, weights, *rest) for x, y, c, *rest in given_d]
-        loss_d, sums = _backward(discriminator_loss, inputs_d, autocast)
-        _apply(state.optimizer_d)
+        given = zip(z, real, classes_of, mix, views, noise_of_layers(), strict=True)
+        inputs = [(latent, x, y, scale, weights, *rest) for latent, x, y, *rest in given]
+        sums = _backward(objective, inputs, autocast)
+        for optimizer in (state.optimizer_g, state.optimizer_d):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
         state.step += 1
         update_ema(state.ema, state.generator, _ema_decay(training, seen))
         if state.encoder is not None and state.encoder_ema is not None:
             update_ema(state.encoder_ema, state.encoder, _ema_decay(training, seen))
 
-        shared = torch.stack([loss_g / scale, loss_d / scale, *sum(sums), loss_d.new_tensor(float(stop))])
+        shared = torch.cat([sums, sums.new_tensor([float(stop)])])
         if world > 1:
             dist.all_reduce(shared)
         means = (shared[:-1].double() / training.batch).tolist()
-        figures = dict(zip(("loss_g", "loss_d", *SUMS), means, strict=True))
+        figures = dict(zip(SUMS, means, strict=True))
         state.strength = augmentation.after(state.strength, figures["sign_real"])
         if training.augment == "ada":
             figures["augment_p"] = p
@@ -150,21 +124,17 @@ def _parts(tensor: Tensor, streams: int, count: int) -> list[Tensor]:
     return [torch.cat(pieces[part::count]) for part in range(count)]
 
 
-def _backward(objective: nn.Module, inputs: Sequence[tuple], autocast: Callable) -> tuple[Tensor, list[Any]]:
-    """Backward of each part's loss in turn; the ranks add up their gradients once, with the last.
-
-    Returns the losses' sum and what else each part gave.
-    """
-    losses, rest = [], []
+def _backward(objective: nn.Module, inputs: Sequence[tuple], autocast: Callable) -> Tensor:
+    """Backward of each part in turn; the ranks add up their gradients once, with the last. Returns the parts' sums."""
+    sums = []
     for index, given in enumerate(inputs):
         last = index == len(inputs) - 1
         with nullcontext() if last or not isinstance(objective, DistributedDataParallel) else objective.no_sync():
             with autocast():
-                loss, other = objective(*given)
-            loss.backward()
-        losses.append(loss.detach())
-        rest.append(other)
-    return torch.stack(losses).sum(), rest
+                total, of_part = objective(*given)
+            total.backward()
+        sums.append(of_part)
+    return torch.stack(sums).sum(0)
 
 
 def _penalty_weights(training: Training, images: int) -> Weights:
@@ -182,8 +152,3 @@ def _ema_decay(training: Training, images: int) -> float:
     """A schedule ramps up as it says, and not otherwise."""
     ramp = {"ramp": math.inf} if isinstance(training.ema_half_life, Schedule) else {}
     return ema_decay(training.batch, images + training.batch, value_at(training.ema_half_life, images), **ramp)
-
-
-def _apply(optimizer: torch.optim.Optimizer) -> None:
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)

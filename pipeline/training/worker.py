@@ -29,6 +29,7 @@ from pipeline.training.checkpoint import (
 from pipeline.training.determinism import be_deterministic
 from pipeline.training.grid import sample_grid
 from pipeline.training.loop import Clock, Diverged, Periodic, train
+from pipeline.training.memory import keep_memory
 from pipeline.training.plan import RunPlan, order_of
 from pipeline.training.run import is_stop_asked, skips_folder, tell_failure
 from pipeline.training.state import TrainState, fresh_state
@@ -53,6 +54,7 @@ def work(job: Job, device: torch.device) -> None:
     """Trains this rank's share from the newest checkpoint to the end, or to a stop."""
     torch.set_num_threads(job.threads)
     be_deterministic(device)
+    keep_memory()
     config, training = job.config, job.config.training
     rank = dist.get_rank() if world_size() > 1 else 0
     state = fresh_state(job.plan.spec, training, device)

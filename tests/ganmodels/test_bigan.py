@@ -5,9 +5,9 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn.functional import softplus
 
-from ganmodels.losses import ENCODING
+from ganmodels.losses import ENCODING, LOSSES
 from ganmodels.networks import build_discriminator, build_encoder, build_generator
-from ganmodels.objective import DiscriminatorObjective, EncodingObjective, Objective, Views
+from ganmodels.objective import AdversarialObjective, Objective, Views
 from ganmodels.penalties import METHODS, Weights
 
 SPEC = small("resnet", channels=3, classes=3, bigan=True)
@@ -73,16 +73,28 @@ class Product(nn.Module):
         return 4 * squares * times.square() + self.a.square().sum() * squares.square()
 
 
+class Always(nn.Module):
+    """Gives the same, whatever it is given."""
+
+    def __init__(self, answer: torch.Tensor) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, *_: torch.Tensor | None) -> torch.Tensor:
+        return self.answer
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_penalties_are_on_slopes_in_image_and_latent_together(method):
     discriminate, mix = Product(), torch.tensor([0.1, 0.6], dtype=torch.float64)
     real, fake = torch.rand(2, 2, 1, 3, 3, dtype=torch.float64)
     encoded, z = torch.randn(2, 2, 4, dtype=torch.float64)
-    objective = DiscriminatorObjective(discriminate, Objective("wasserstein", penalty_method=method))
+    recipe = Objective("wasserstein", penalty_method=method)
+    objective = AdversarialObjective(Always(fake), discriminate, recipe, Always(encoded))
     weights, views = Weights(r1=0.7, r2=0.3, gp=0.2), Views(real=lambda images: 2 * images)
 
-    def loss(weights: Weights) -> torch.Tensor:
-        return objective(real, fake, None, 0.5, weights, mix, views, (encoded, z))[0]
+    def loss(weights: Weights) -> tuple[torch.Tensor, torch.Tensor]:
+        return objective(z, real, None, 0.5, weights, mix, views)
 
     def squares(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:  # seen twice as bright: D(2 x, z) = 4 D(x, z)
         return 16 * discriminate.squared_slopes(x, z)
@@ -91,42 +103,50 @@ def test_penalties_are_on_slopes_in_image_and_latent_together(method):
     mixed = share[:, :, None, None] * real + (1 - share[:, :, None, None]) * fake, share * encoded + (1 - share) * z
     rows = 0.35 * squares(real, encoded) + 0.15 * discriminate.squared_slopes(fake, z)
     rows = rows + 0.2 * (squares(*mixed).sqrt() - 1).square()
-    penalty = loss(weights) - loss(Weights())
-    torch.testing.assert_close(
-        loss(Weights()), (discriminate(fake, None, z) - 4 * discriminate(real, None, encoded)).mean()
-    )
+    (plain, sums), (penalised, _) = loss(Weights()), loss(weights)
+    penalty = penalised - plain
+    torch.testing.assert_close(sums[1], (discriminate(fake, None, z) - 4 * discriminate(real, None, encoded)).sum())
     torch.testing.assert_close(penalty, rows.mean(), rtol=1e-12, atol=1e-12)
     slopes = [torch.autograd.grad(value, discriminate.a)[0] for value in (penalty, rows.mean())]
     torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-8)  # a cubic is curved, which a difference feels
 
 
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("weights", [Weights(), Weights(0.7, 0.3)])
 @pytest.mark.parametrize("loss", ENCODING)
-def test_generator_and_encoder_move_in_one_turn_and_the_discriminator_does_not(loss):
+def test_generator_and_encoder_move_together_against_the_discriminator(loss, weights, apart):
     generator, discriminator = well_mixed(SPEC)
     encoder, labels = well_mixed_encoder(SPEC), torch.tensor([0, 1, 2, 0])
-    discriminator.requires_grad_(False)
     z, real = torch.randn(4, 4, dtype=torch.float64), torch.rand(4, 3, 16, 16, dtype=torch.float64)
     views = Views(real=lambda images: 2 * images, fake=lambda images: images - 1)
-    value, (fake, encoded) = EncodingObjective(generator, encoder, discriminator, Objective(loss))(
-        z, real, labels, 0.25, views
-    )
-    value.backward()
-    for network in (generator, encoder):
-        assert all(weight.grad.abs().sum() > 0 for weight in network.parameters())
-    assert all(weight.grad is None for weight in discriminator.parameters())
-    assert not fake.requires_grad and not encoded.requires_grad
-    assert encoded.equal(encoder(real))  # which sees them as they are
+
+    fake, encoded = generator(z, labels), encoder(real)  # which sees them as they are
     logits = discriminator(2 * real, labels, encoded), discriminator(fake - 1, labels, z)
-    torch.testing.assert_close(value, ENCODING[loss](*logits).mean())
+    movers = [*generator.parameters(), *encoder.parameters()]
+    expected = list(torch.autograd.grad(ENCODING[loss](*logits).mean(), movers))
+    at_real, at_fake = ([each.detach().requires_grad_() for each in pair] for pair in ((real, encoded), (fake, z)))
+    logits = discriminator(2 * at_real[0], labels, at_real[1]), discriminator(at_fake[0] - 1, labels, at_fake[1])
+    loss_d = LOSSES[loss][0](*logits).sum()
+    for gamma, of, place in ((weights.r1, logits[0], at_real), (weights.r2, logits[1], at_fake)):
+        slopes = torch.autograd.grad(of.sum(), place, create_graph=True)
+        loss_d = loss_d + gamma / 2 * sum(slope.square().sum() for slope in slopes)
+    expected += torch.autograd.grad(loss_d / 4, list(discriminator.parameters()))
+
+    objective = AdversarialObjective(generator, discriminator, Objective(loss, rows_apart=apart), encoder)
+    objective(z, real, labels, 0.25, weights, views=views)[0].backward()
+    found = [weight.grad for weight in (*movers, *discriminator.parameters())]
+    assert all(gradient.abs().sum() > 0 for gradient in expected[: len(movers)])
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_losses_of_pairs_under_bf16_autocast_are_float32():
-    networks = build_generator(SPEC), build_encoder(SPEC), build_discriminator(SPEC)
-    recipe, labels = Objective("relativistic"), torch.tensor([0, 1, 2, 0])
+    encoder, labels = build_encoder(SPEC), torch.tensor([0, 1, 2, 0])
+    objective = AdversarialObjective(
+        build_generator(SPEC), build_discriminator(SPEC), Objective("relativistic"), encoder
+    )
     z, real = torch.randn(4, 4), torch.rand(4, 3, 16, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss_g, (fake, encoded) = EncodingObjective(*networks, recipe)(z, real, labels, 0.25)
-        objective = DiscriminatorObjective(networks[2], recipe)
-        loss_d, sums = objective(real, fake, labels, 0.25, Weights(r1=1, r2=1), latents=(encoded, z))
-    assert encoded.dtype == torch.bfloat16  # else this would say nothing
-    assert (loss_g.dtype, loss_d.dtype, sums.dtype) == (torch.float32,) * 3
+        assert encoder(real).dtype == torch.bfloat16  # else this would say nothing
+        total, sums = objective(z, real, labels, 0.25, Weights(r1=1, r2=1))
+    total.backward()
+    assert (total.dtype, sums.dtype) == (torch.float32,) * 2

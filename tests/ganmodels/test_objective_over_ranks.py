@@ -12,8 +12,8 @@ from torch.nn.functional import logsigmoid
 from torch.nn.parallel import DistributedDataParallel
 
 from ganmodels.losses import LOSSES
-from ganmodels.networks import FAMILIES
-from ganmodels.objective import DiscriminatorObjective, EncodingObjective, GeneratorObjective, Objective
+from ganmodels.networks import FAMILIES, rows_together
+from ganmodels.objective import AdversarialObjective, Objective
 from ganmodels.penalties import METHODS, Weights, lazily
 from ganmodels.randomness import generator as keyed
 from ganmodels.randomness import latents, uniforms
@@ -67,37 +67,27 @@ def distributed(objective: nn.Module, world: int) -> nn.Module:
 
 
 def on_a_rank(rank: int, world: int) -> tuple[Values, Values]:
-    """Every turn there is; what all ranks share, and this rank's own losses and sums."""
+    """Every step there is; what all ranks share, and this rank's own sums."""
     z, real, labels, mix = rows_of(streams_of(rank, world, STREAMS))
     scale, shared, own = world / BATCH, {}, {}
     for kind, loss in product(KINDS, LOSSES):
         generator, discriminator, encoder = networks(kind)
-        discriminator.requires_grad_(False)
-        turn: nn.Module = GeneratorObjective(generator, discriminator, Objective(loss))
-        if encoder is not None:
-            turn = EncodingObjective(generator, encoder, discriminator, Objective(loss))
-        generator_loss = distributed(turn, world)
-        loss_g, fake = generator_loss(z, real, labels, scale)
-        loss_g.backward()
-        name, beside = f"{kind} {loss}", None
-        if encoder is not None:
-            fake, encoded = fake
-            beside = encoded, z
-            shared |= gradients(encoder, f"{name} E")
-        assert all(weight.grad is None for weight in discriminator.parameters())
-        shared |= gradients(generator, f"{name} G") | statistics(generator, name)
-        own[f"{name} G"] = loss_g.detach().numpy()[None] / world
-        discriminator.requires_grad_(True)
+        apart = rows_together(discriminator.spec) == 1
         wrapped = {
-            method: distributed(DiscriminatorObjective(discriminator, Objective(loss, 0, method)), world)
+            method: distributed(
+                AdversarialObjective(generator, discriminator, Objective(loss, 0, method, apart), encoder), world
+            )
             for method in METHODS
         }
         for penalty, method in TURNS:
-            weights = lazily(PENALTIES[penalty], 0, EVERY)
-            loss_d, sums = wrapped[method](real, fake, labels, scale, weights, mix, latents=beside)
-            loss_d.backward()
-            shared |= gradients(discriminator, f"{name} D {penalty} {method}")
-            own[f"{name} D {penalty} {method}"] = np.append(sums.numpy(), loss_d.detach() / world)
+            weights, name = lazily(PENALTIES[penalty], 0, EVERY), f"{kind} {loss} {penalty} {method}"
+            total, sums = wrapped[method](z, real, labels, scale, weights, mix)
+            total.backward()
+            for side, network in (("G", generator), ("D", discriminator), ("E", encoder)):
+                shared |= gradients(network, f"{name} {side}") if network else {}
+            if penalty == "none":
+                shared |= statistics(generator, name)
+            own[name] = sums.numpy()
     return shared, own
 
 
@@ -130,7 +120,8 @@ def written_out(loss: str, real: torch.Tensor, fake: torch.Tensor) -> tuple[torc
 
 
 def on_the_full_batch() -> tuple[Values, Values]:
-    """Like `on_a_rank`, written out; every penalty by double backward."""
+    """Like `on_a_rank`, written out: the generator's turn, then the discriminator's on the same fakes; every penalty by
+    double backward."""
     z, real, labels, mix = rows_of(range(STREAMS))
     shared, own = {}, {}
     for kind, loss in product(KINDS, LOSSES):
@@ -142,11 +133,8 @@ def on_the_full_batch() -> tuple[Values, Values]:
         loss_g = written_out(loss, *logits)[0 if encoder is None else 2]
         loss_g.backward()
         discriminator.zero_grad(set_to_none=True)
-        name = f"{kind} {loss}"
-        if encoder is not None:
-            shared |= gradients(encoder, f"{name} E")
-        shared |= gradients(generator, f"{name} G") | statistics(generator, name)
-        own[f"{name} G"] = loss_g.detach().numpy()[None]
+        moved = gradients(generator, "G") | (gradients(encoder, "E") if encoder else {})
+        shared |= statistics(generator, f"{kind} {loss} none exact")
         with_real = [encoded.detach() for encoded in with_real]
         fake, share = fake.detach(), mix[:, None, None, None]
         between = [share[:, 0, 0] * of_real + (1 - share[:, 0, 0]) * of_fake
@@ -167,9 +155,10 @@ def on_the_full_batch() -> tuple[Values, Values]:
                 gp = (squares.sqrt() - 1).square().sum() if penalty == "gp" else nothing
                 loss_d = loss_d + EVERY * (0.7 / 2 * r1 + 0.3 / 2 * r2 + 0.2 * gp) / BATCH
             loss_d.backward()
-            shared |= gradients(discriminator, f"{name} D {penalty} {method}")
-            sums = [on_real.sum(), on_fake.sum(), on_real.sign().sum(), r1, r2, gp, loss_d]
-            own[f"{name} D {penalty} {method}"] = torch.stack(sums).detach().numpy()
+            name = f"{kind} {loss} {penalty} {method}"
+            shared |= gradients(discriminator, f"{name} D") | {f"{name} {key}": each for key, each in moved.items()}
+            sums = [loss_g * BATCH, loss_d * BATCH, on_real.sum(), on_fake.sum(), on_real.sign().sum(), r1, r2, gp]
+            own[name] = torch.stack(sums).detach().numpy()
     return shared, own
 
 
@@ -217,13 +206,13 @@ def test_every_part_of_the_compared_gradients_is_large(full_batch):
     for kind, loss in product(KINDS, LOSSES):
         name = f"{kind} {loss}"
 
-        def largest(turn: str, but_for: str | None = None, name: str = name) -> float:
-            parts = {key: value for key, value in shared.items() if key.startswith(f"{name} {turn} ")}
-            other = {key: shared[key.replace(turn, but_for)] if but_for else 0.0 for key in parts}
+        def largest(side: str, penalty: str = "none", but_for: str | None = None, name: str = name) -> float:
+            prefix = f"{name} {penalty} exact {side} "
+            parts = {key: value for key, value in shared.items() if key.startswith(prefix)}
+            other = {key: shared[key.replace(f" {penalty} ", f" {but_for} ")] if but_for else 0.0 for key in parts}
             return max(np.abs(value - other[key]).max() for key, value in parts.items())
 
         for penalty in ("r1", "r2", "gp"):
-            assert own[f"{name} D {penalty} exact"][3:6].max() > 0.1, (name, penalty)
-            assert largest(f"D {penalty} exact", "D none exact") > 1e-3, (name, penalty)
-        turns = ["G", "D none exact"] + ["E"] * (kind == "bigan")
-        assert min(map(largest, turns)) > 1e-3, name
+            assert own[f"{name} {penalty} exact"][5:].max() > 0.1, (name, penalty)
+            assert largest("D", penalty, "none") > 1e-3, (name, penalty)
+        assert min(map(largest, ["G", "D"] + ["E"] * (kind == "bigan"))) > 1e-3, name

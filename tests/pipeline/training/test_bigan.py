@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ganmodels.objective import AS_THEY_ARE
 from ganmodels.randomness import generator as keyed
 from ganmodels.spec import NetworkSpec
 from pipeline.config import Training
 from pipeline.shards.order import streams_of
-from pipeline.training.augment import Augmentation
 from pipeline.training.state import TrainState, fresh_state
 from pipeline.training.step import Step, make_step
 
@@ -60,11 +58,6 @@ def test_what_an_image_is_mapped_to_gives_the_image_again():
     for index in range(300):
         step(two_halves(BATCH, "seen", index), torch.zeros(BATCH, dtype=torch.int64), False)
     assert share_that_is_closer(state, unseen) < 0.1
-
-
-def test_real_images_have_a_view_in_an_encoders_turn_too():
-    rows = Augmentation(Training(augment="diffaugment"), SPEC, range(2), 4)
-    assert rows.views("generator", 0, 0, 0.0).real is not AS_THEY_ARE.real
 
 
 IN_PARTS = {

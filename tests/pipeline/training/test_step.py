@@ -205,6 +205,7 @@ R3GAN = small("r3gan", classes=3, z_dim=5, blocks=1).to_dict()
 STYLEGAN2 = small("stylegan2", classes=3, z_dim=5).to_dict()
 FOLLOWING = {
     "batch": BATCH, "r1": 1.0, "augment": "ada", "augment_target": 0.0, "augment_images": 3200, "learning_rate": 2e-3,
+    "seed": 1,  # with 0 some rows come to be nearly alike, where a minibatch standard deviation magnifies rounding
 }  # fmt: skip
 PAIRED = {"batch": BATCH, "loss": "relativistic", "r1": 0.5, "r2": 0.5, "penalty_every": 1}
 
