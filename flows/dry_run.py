@@ -6,7 +6,7 @@ import torch
 import yaml
 
 from flows.inits import kept_init
-from ganmodels.networks import build_discriminator, build_generator
+from ganmodels.networks import build_discriminator, build_encoder, build_generator
 from pipeline.config import Config
 from pipeline.ingest.source import open_source
 from pipeline.shards.manifest import DatasetRef
@@ -28,6 +28,8 @@ def describe_run(storage: Storage, config: Config, restart: bool) -> tuple[dict[
             "generator": _parameters(build_generator(spec)),
             "discriminator": _parameters(build_discriminator(spec)),
         }
+        if spec.bigan:
+            sizes["encoder"] = _parameters(build_encoder(spec))
     values: dict[str, Any] = {
         "config": config.model_dump(mode="json"),
         "source": {"images": found.files, "classes": found.classes, "to_read": found.to_read},
@@ -36,10 +38,11 @@ def describe_run(storage: Storage, config: Config, restart: bool) -> tuple[dict[
         "reused": {"dataset": unchanged.digest if unchanged else None, **_run(storage, config, unchanged, restart)},
     }
     reused = values["reused"]
+    networks = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     lines = [
         yaml.safe_dump(values["config"], sort_keys=False).rstrip(),
         f"source    {found.files:,} files, {found.classes} classes; {found.to_read:,} to read and shard",
-        f"networks  generator {sizes['generator']:,} parameters, discriminator {sizes['discriminator']:,}",
+        f"networks  {networks} parameters",
         f"training  {values['steps']:,} steps of {config.training.batch}",
         f"reused    dataset {(reused['dataset'] or 'none')[:12]}, run {reused['run'] or 'none'},"
         f" from image {reused['from_image']:,}",

@@ -27,7 +27,7 @@ def keep_init(storage: Storage, config: Config, dataset: DatasetRef, weights: by
 
 
 def check_same_generator(config: Config, given: NetworkSpec, wanted: NetworkSpec) -> None:
-    """Raises UserError for another one. The discriminator begins anew, and may be any."""
+    """Raises UserError for another one. A discriminator and an encoder begin anew, and may be any."""
     if given.of_generator() != wanted.of_generator():
         raise UserError(
             f"training.init {config.training.init} is another network ({given}) than the"

@@ -212,7 +212,7 @@ def release(
         run_id=training.mlflow_run,
         spec=generator.spec,
         weights=weights,
-        encoder=to_bytes(generator.encoder.state_dict()) if generator.encoder else None,
+        encoder=to_bytes(generator.encoder.state_dict()) if generator.encoder is not None else None,
         lineage={
             "dataset": dataset.digest,
             "config": config.digest(),

@@ -4,9 +4,9 @@ Nobody has run Ganline on a GPU where it was written; this is what there is to f
 figures:
 
   build      versions and devices
-  gradients  two processes' gradients are those of one on the whole batch: every family, loss and penalty, in float64;
-             over NCCL with two GPUs or more, else over gloo, with both processes on the one GPU
-  bf16       a step in bf16 is close to the same step in float32, for every family
+  gradients  two processes' gradients are those of one on the whole batch: every family and an encoder, every loss and
+             penalty, in float64; over NCCL with two GPUs or more, else over gloo, with both processes on the one GPU
+  bf16       a step in bf16 is close to the same step in float32, for every family and with an encoder
   step       images/s and peak memory of one process's training step of each preset, in the preset's precision
   resume     a training process that is killed and started again ends with the bits of one left alone
   command    `ganline run mnist`, shortened: the whole way through Ray, to a release

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from gpu_steps import STREAMS, noise_images, small_spec, stepping
+from gpu_steps import KINDS, STREAMS, noise_images, small_spec, stepping
 from torch import multiprocessing
 
 from ganmodels.losses import LOSSES
-from ganmodels.networks import FAMILIES
 from ganmodels.penalties import METHODS
 from ganmodels.saving import from_bytes, to_bytes
 from pipeline.config import Training
@@ -22,7 +21,7 @@ BATCH = 2 * STREAMS
 
 
 def gradients_apart(device: torch.device, backend: str) -> dict[str, float]:
-    """By case: the largest difference of a step's gradients, generator's and discriminator's, by the largest of them.
+    """By case: the largest difference of a step's gradients, of all networks, by the largest of them.
 
     In float64, with every penalty at once. One process starts first; then two, each on a GPU of its own if there are
     two.
@@ -45,8 +44,8 @@ def _write_gradients(rank: int, world: int, backend: str, kind: str, folder: str
     if world > 1:
         dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=rank, world_size=world)
     found = {
-        f"{family} {loss} {method}": _gradients(family, loss, method, device, rank, world)
-        for family, loss, method in product(FAMILIES, LOSSES, METHODS)
+        f"{networks} {loss} {method}": _gradients(networks, loss, method, device, rank, world)
+        for networks, loss, method in product(KINDS, LOSSES, METHODS)
     }
     if rank == 0:
         Path(folder, f"{world}").write_bytes(to_bytes(found))
@@ -54,12 +53,12 @@ def _write_gradients(rank: int, world: int, backend: str, kind: str, folder: str
         dist.destroy_process_group()
 
 
-def _gradients(family: str, loss: str, method: str, device: torch.device, rank: int, world: int) -> torch.Tensor:
-    """Of both networks, as their optimizers find them in the first step, `(weights,)`."""
+def _gradients(networks: str, loss: str, method: str, device: torch.device, rank: int, world: int) -> torch.Tensor:
+    """Of all networks, as their optimizers find them in the first step, `(weights,)`."""
     training = Training.model_validate(
         {"batch": BATCH, "loss": loss, "r1": 1, "r2": 1, "gp": 1, "penalty_method": method, "penalty_every": 1}
     )
-    spec = small_spec(family)
+    spec = small_spec(networks)
     state, step = stepping(spec, training, device, rank=rank, world=world, double=True)
     gradients: list[torch.Tensor] = []
     for optimizer in (state.optimizer_g, state.optimizer_d):

@@ -24,6 +24,7 @@ NAME = "gpu-check"
 LIMIT_SECONDS = 600
 CASES: dict[str, dict[str, Any]] = {
     "dcgan": {"model": {"width": 8}},
+    "resnet with an encoder": {"model": {"family": "resnet", "width": 8, "max_width": 32, "bigan": True}},
     "r3gan with ADA": {
         "model": {"family": "r3gan", "width": 8, "max_width": 32},
         "training": {"loss": "relativistic", "r2": 1.0, "augment": "ada", "augment_p": 0.5},

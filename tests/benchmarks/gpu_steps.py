@@ -19,6 +19,7 @@ from pipeline.training.state import TrainState, fresh_state
 from pipeline.training.step import Step, make_step
 
 STREAMS, SIDE, CHANNELS, CLASSES = 8, 16, 3, 3
+KINDS = (*FAMILIES, "bigan")  # the last is a resnet with an encoder
 TIMED_SECONDS = 10.0
 T = TypeVar("T")
 
@@ -34,8 +35,10 @@ class Timed:
     precision: str
 
 
-def small_spec(family: str, **options: Any) -> NetworkSpec:
-    """Networks of a family that take no time, on 16 x 16 images of three classes."""
+def small_spec(kind: str, **options: Any) -> NetworkSpec:
+    """Networks of one of `KINDS` that take no time, on 16 x 16 images of three classes."""
+    family = "resnet" if kind == "bigan" else kind
+    options |= {"bigan": True} if kind == "bigan" else {}
     options |= {"w_dim": 8, "mapping_layers": 2, "group": 2} if family == "stylegan2" else {}
     return NetworkSpec(family, SIDE, CHANNELS, CLASSES, z_dim=8, width=8, max_width=16, **options)
 
@@ -47,7 +50,8 @@ def stepping(
     """What the seed begins with, and its step."""
     state = fresh_state(spec, training, device)
     if double:
-        for network in (state.generator, state.discriminator, state.ema):
+        networks = (state.generator, state.discriminator, state.ema, state.encoder, state.encoder_ema)
+        for network in filter(None, networks):
             network.double()
     own = streams_of(rank, world, streams)
     return state, make_step(state, training, spec=spec, streams=own, all_streams=streams, bf16=bf16)
@@ -66,10 +70,10 @@ def noise_images(
 
 
 def bf16_apart(device: torch.device) -> dict[str, float]:
-    """By family and loss's side: |bf16 - float32| of the second step's, by what the larger of 1 and float32's is."""
+    """By kind and loss's side: |bf16 - float32| of the second step's, by what the larger of 1 and float32's is."""
     apart, training = {}, Training(batch=2 * STREAMS, r1=1.0, penalty_every=1)
-    for family in FAMILIES:
-        spec, found = small_spec(family), []
+    for kind in KINDS:
+        spec, found = small_spec(kind), []
         for bf16 in (False, True):
             _, step = stepping(spec, training, device, bf16=bf16)
             for _ in range(2):  # the second shows what became of the first's gradients
@@ -77,7 +81,7 @@ def bf16_apart(device: torch.device) -> dict[str, float]:
             found.append(figures)
         for side in ("loss_g", "loss_d"):
             full, half = found[0][side], found[1][side]
-            apart[f"{family} {side}"] = abs(half - full) / max(1.0, abs(full))
+            apart[f"{kind} {side}"] = abs(half - full) / max(1.0, abs(full))
     return apart
 
 

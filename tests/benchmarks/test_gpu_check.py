@@ -39,7 +39,7 @@ def test_a_rehearsal_tries_every_preset_and_tells_each_check_in_a_line(tmp_path)
     assert last.startswith(f"{len(lines)} checks, 0 failed")
     assert not found["failed"] and "torch" in found["machine"]
     gradients = found["checks"]["gradients"]["figures"]
-    assert len(gradients["apart"]) == 56 and max(gradients["apart"].values()) < 1e-8
+    assert len(gradients["apart"]) == 70 and max(gradients["apart"].values()) < 1e-8
     steps = [check["figures"] for name, check in found["checks"].items() if name.startswith("step")]
     assert all(figures["images_per_second"] > 0 for figures in steps)
 

@@ -86,6 +86,7 @@ def _looks_at_what_is_there(embedded, outcome):
     """The commands that have nothing to do after a run, and say so."""
     before = {path for path in embedded.root.rglob("*") if path.is_file()}
     plan = embedded("run", "own.yaml", "--dry-run", "--json").json
+    assert list(plan["parameters"]) == ["generator", "discriminator", "encoder"]
     assert plan["source"] == {"images": 303, "classes": 0, "to_read": 0} and plan["steps"] == 32
     assert plan["reused"] == {
         "dataset": outcome["dataset"]["digest"], "run": outcome["run"]["id"], "from_image": outcome["run"]["images"],

@@ -52,7 +52,7 @@ def called(act) -> set[str]:
 
 @pytest.mark.parametrize(("family", "recipe"), STEPS.items(), ids=STEPS)
 def test_no_step_needs_what_a_gpu_has_no_fixed_order_for(family, recipe):
-    options = {"attention": 8, "spectral_norm": "both"} if family == "resnet" else {}
+    options = {"attention": 8, "spectral_norm": "both", "bigan": True} if family == "resnet" else {}
     spec = small(family, channels=3, classes=3, **options)
     training = Training.model_validate({"batch": 16, **recipe})
     state = fresh_state(spec, training, torch.device("cpu"))
