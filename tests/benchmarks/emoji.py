@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from pieces import GANLINE, Pieces, machine, train_for
+from pieces import GANLINE, Pieces, machine, over_images, train_for
 
 from flows.stages import averaged_generator
 from pipeline.evaluation.remembered import evaluate_once
@@ -142,9 +142,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
     right.plot(
         [point["images"] for point in result["curve"]], [point["frechet"] for point in result["curve"]], marker="o"
     )
-    left.set(xlabel="images seen", title=result["run"])
+    over_images(left, right)
+    left.set(title=result["run"])
     left.legend()
-    right.set(xlabel="images seen", title="Fréchet distance of EfficientNet-Lite0 features")
+    right.set(title="Fréchet distance of EfficientNet-Lite0 features")
     figure.savefig(path, dpi=120)
 
 

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -92,6 +94,13 @@ def train_for(minutes: float, recipe: str, sets: list[str], storage: Storage) ->
     if process.returncode not in (0, 128 + signal.SIGINT) or pieces is None or not _is_enough(pieces, minutes):
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}; start again and it continues")
     return pieces
+
+
+def over_images(*plots: Axes) -> None:
+    """Says what their horizontal axes are, in thousands and millions."""
+    for plot in plots:
+        plot.set_xlabel("images seen")
+        plot.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def machine() -> dict[str, Any]:

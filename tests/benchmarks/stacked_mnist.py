@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from digit_reader import DigitReader, digit_reader
 from matplotlib.figure import Figure
-from pieces import Pieces, machine, train_for
+from pieces import Pieces, machine, over_images, train_for
 
 from flows.stages import averaged_generator
 from pipeline.ingest.stacked_mnist import IMAGES, StackedMnist
@@ -164,8 +164,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
     right.axhline(PUBLISHED["kl"], color="grey", linestyle="--", label="R3GAN, published")
     right.axhline(result["real_images"]["kl"], color="grey", linestyle=":", label="as many real images")
     right.set_yscale("log")
-    left.set(xlabel="images seen", ylabel=f"modes of {MODES:,}", title=f"{SAMPLES:,} images of the averaged generator")
-    right.set(xlabel="images seen", ylabel="KL from uniform, nats", title=f"{result['digits']}, read by a CNN")
+    over_images(left, right)
+    left.set(ylabel=f"modes of {MODES:,}", title=f"{SAMPLES:,} images of the averaged generator")
+    right.set(ylabel="KL from uniform, nats", title=f"{result['digits']}, read by a CNN")
     right.legend()
     figure.savefig(path, dpi=120)
 
