@@ -50,10 +50,10 @@ def convolve(
     how = _How(stride, padding, groups)
     if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return how.convolve(x, weight, bias)
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which torch leaves alone there too
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    if not weight.requires_grad:
+    if not weight.requires_grad and (bias is None or not bias.requires_grad):
         return _Image.apply(x, weight, bias, None, how)
     sides = [(side + 2 * padding - weight.shape[2]) // stride + 1 for side in x.shape[2:]]
     tap = _Weight.apply(weight, bias, (x,), (len(x), len(weight), *sides), how)
@@ -86,14 +86,14 @@ class _Weight(Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor | None, image: tuple[Tensor], shape: Any, how: _How) -> Tensor:
         ctx.save_for_backward(image[0], weight)
-        ctx.how, ctx.has_bias = how, bias is not None
+        ctx.how = how
         return weight.new_zeros(()).expand(shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight = ctx.saved_tensors
-        by_weight = _Correlate.apply(x, gradient, weight.detach(), ctx.how)
-        by_bias = gradient.sum((0, 2, 3)) if ctx.has_bias else None  # oneDNN takes three times as long
+        by_weight = _Correlate.apply(x, gradient, weight.detach(), ctx.how) if ctx.needs_input_grad[0] else None
+        by_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[1] else None  # oneDNN takes three times as long
         return by_weight, by_bias, None, None, None
 
 

@@ -62,12 +62,29 @@ def test_the_derivative_by_the_image_does_not_pay_for_that_by_the_weight(monkeyp
     assert len(calls) == 4  # two layers, by the loss and by the penalty
 
 
-def test_a_frozen_weight_passes_the_gradient_on():
+@pytest.mark.parametrize("frozen", [(), ("weight",), ("bias",), ("weight", "bias")])
+@pytest.mark.parametrize("of_image", [False, True])
+def test_what_is_frozen_keeps_no_gradient_from_the_rest(frozen, of_image):
+    *networks, x = pair("grouped")
+    x.requires_grad_(of_image)
+    found = []
+    for network in networks:
+        for name, weight in network.named_parameters():
+            weight.requires_grad_(name not in frozen)
+        wanted = [each for each in (x, *network.parameters()) if each.requires_grad]
+        if not wanted:
+            assert not network(x).requires_grad
+            continue
+        first = torch.autograd.grad(network(x).square().sum(), wanted, create_graph=True)
+        found.append([*first, *torch.autograd.grad(sum(each.square().sum() for each in first), wanted)])
+    for ours, theirs in zip(*found, strict=True) if found else ():
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_autocast_leaves_float64_alone_as_torch_does():
     ours, theirs, x = pair("grouped")
-    for network in (ours, theirs):
-        network.requires_grad_(False)
-    (by_ours,), (by_theirs,) = (torch.autograd.grad(network(x).square().sum(), x) for network in (ours, theirs))
-    torch.testing.assert_close(by_ours, by_theirs, rtol=1e-12, atol=1e-12)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
 
 
 def test_keeps_channels_last_and_autocasts():
