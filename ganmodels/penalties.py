@@ -51,21 +51,14 @@ def between(real: Tensor, fake: Tensor, mix: Tensor) -> Tensor:
     return at_least_float32(fake).lerp(at_least_float32(real), mix.to(real.dtype)[:, None, None, None])
 
 
-def exact(logits: Tensor, images: Tensor, charge: Charge) -> Tensor:
-    """Penalties `(n,)` of the slope of `logits` in `images`, which must require grad and lead to them.
-
-    The result can be differentiated again.
-    """
-    return charged(slopes(logits, images), charge)
-
-
 def slopes(logits: Tensor, images: Tensor) -> Tensor:
-    """The gradient of the logits' sum in `images`, to be differentiated again."""
+    """The gradient of the logits' sum in `images`, which must require grad and lead to them; to be differentiated
+    again."""
     return torch.autograd.grad(logits.sum(), images, create_graph=True)[0]
 
 
 def charged(gradient: Tensor, charge: Charge) -> Tensor:
-    """Penalties `(n,)` of slopes `(n, channels, r, r)`."""
+    """Penalties `(n,)` of slopes `(n, channels, r, r)`: of those by `slopes` the exact ones."""
     return charge(_squared_norms(gradient))
 
 

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganmodels.networks import FAMILIES, build_discriminator
-from ganmodels.penalties import Weights, between, exact, finite_difference, lazily, one_centred, zero_centred
+from ganmodels.penalties import (
+    Weights,
+    between,
+    charged,
+    finite_difference,
+    lazily,
+    one_centred,
+    slopes,
+    zero_centred,
+)
 
 CHARGES = {"zero_centred": zero_centred, "one_centred": one_centred}
 ROWS = 6
@@ -24,7 +33,7 @@ def taken(method: str, discriminate, images: Tensor, charge) -> Tensor:
     if method == "finite_difference":
         return finite_difference(discriminate, images, charge)
     images = images.detach().requires_grad_()
-    return exact(discriminate(images), images, charge)
+    return charged(slopes(discriminate(images), images), charge)
 
 
 @pytest.mark.parametrize("method", ["exact", "finite_difference"])
