@@ -28,8 +28,8 @@ class Objective:
     """Which of `losses.LOSSES`, and which of `penalties.METHODS` takes the penalties.
 
     `rows_apart` says that no row's logit depends on another row, which saves a pass; see `networks.rows_together`.
-    `compiled` has torch compile the generator's passes, and those of the discriminator that are differentiated once:
-    a compiled network has no second derivative, and is silent about it.
+    `compiled` has torch compile the generator's passes, and those of the discriminator that no penalty is taken of:
+    a compiled network has no second derivative, and can be silent about it.
     """
 
     loss: str = "non_saturating"

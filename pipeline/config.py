@@ -290,8 +290,8 @@ class Training(Section):
     # Compiled arithmetic has other last bits, so it is part of what a run is.
     compile: bool = Field(
         False, json_schema_extra=LATER,
-        description="torch compiles the generator's passes, and those of the discriminator that no exact penalty"
-        " differentiates twice; a minute at the start, and on a CPU it takes a C++ compiler",
+        description="torch compiles the generator's passes, and those of the discriminator that no penalty is taken of;"
+        " a minute at the start, and on a CPU it takes a C++ compiler",
     )  # fmt: skip
     log_every: Positive = Field(2_000, json_schema_extra=OPERATIONAL, description="images between telemetry points")
     checkpoint_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between checkpoints")
