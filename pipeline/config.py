@@ -291,7 +291,7 @@ class Training(Section):
     compile: bool = Field(
         False, json_schema_extra=LATER,
         description="torch compiles the generator's passes, and those of the discriminator that no penalty is taken of;"
-        " a minute at the start, and on a CPU it takes a C++ compiler",
+        " a minute at the start, and it takes a compiler: of C++ on a CPU, of C on a GPU",
     )  # fmt: skip
     log_every: Positive = Field(2_000, json_schema_extra=OPERATIONAL, description="images between telemetry points")
     checkpoint_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between checkpoints")

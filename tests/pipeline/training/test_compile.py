@@ -1,5 +1,7 @@
 """torch.compile as a recipe's option; that it is part of a run's identity is in tests/pipeline/test_config.py."""
 
+import re
+import sys
 from functools import partial
 from unittest.mock import patch
 
@@ -82,10 +84,23 @@ def test_two_workers_compile_each_family_whole_and_train_the_weights_of_an_eager
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
 
 
-def test_without_a_compiler_there_is_one_line_of_what_to_do(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("CXX", "no-such-compiler -O2")
-    with pytest.raises(UserError, match=r"^training\.compile needs a C\+\+ compiler and there is no no-such-compiler"):
+@pytest.mark.parametrize(
+    ("gpu", "language", "variable", "usual"), [(False, "C++", "CXX", "g++"), (True, "C", "CC", "gcc or clang")]
+)
+def test_without_a_compiler_there_is_one_line_of_what_to_do(monkeypatch, gpu, language, variable, usual):
+    def refused(what: str) -> str:
+        return (
+            rf"^training\.compile needs a {re.escape(language)} compiler and there is no {what} here; .*in {variable},"
+        )
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv(variable, "no-such-compiler -O2")
+    with pytest.raises(UserError, match=refused("no-such-compiler -O2")):
         check_compiler()
-    monkeypatch.setenv("CXX", "true")
+    monkeypatch.setenv(variable, "true")
     check_compiler()
+    monkeypatch.delenv(variable)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=refused(re.escape(usual))):
+        check_compiler()
