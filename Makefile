@@ -35,7 +35,7 @@ bench: $(STAMP)
 # How many of 1,000 modes a generator finds, with R3GAN's losses and without: an hour on two cores. Stopped at
 # any time, the same command goes on.
 stacked-mnist: $(STAMP)
-	$(BIN)/python tests/benchmarks/stacked_mnist.py --minutes 25
+	$(BIN)/python tests/benchmarks/stacked_mnist.py --minutes 20
 
 # Fetches the emoji with npm and trains on them for an hour of steps; likewise.
 emoji64: $(STAMP)

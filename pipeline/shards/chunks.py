@@ -12,7 +12,7 @@ from pipeline.ingest.image import PROCESSING
 from pipeline.shards.job import Job
 from pipeline.shards.parts import part_path
 
-_LEAST, _CHUNKS = 500, 64  # files a chunk in a small source; chunks in a large one, while memory allows
+_LEAST, _CHUNKS = 1000, 64  # files a chunk in a small source; chunks in a large one, while memory allows
 _MOST_PIXELS = 64 << 20  # bytes of the pixels that a chunk holds
 _MOST_READ = 512 << 20  # bytes of the source's files a chunk: they are read one by one, but a task should end
 

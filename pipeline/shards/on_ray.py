@@ -103,7 +103,8 @@ def shard_images(
 def _prepare(job: Job, tables: Tables, total: int, rehash: bool) -> tuple[Path, list[str]]:
     """Reads the unread files: what became of each, and the paths of the parts by the numbers that are used there."""
     parts, done = list[str](), 0
-    with pq.ParquetWriter(to := tables.folder / "prepared.parquet", PREPARED_SCHEMA) as writer:
+    to = tables.folder / "prepared.parquet"
+    with pq.ParquetWriter(to, PREPARED_SCHEMA, use_dictionary=["mode", "reason"]) as writer:
         if not total:
             return to, parts
         finished = {entry.path for entry in job.storage.list(parts_folder(job.name))}

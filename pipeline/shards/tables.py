@@ -1,6 +1,6 @@
 """Tables of any size on local disk, through DuckDB with a memory limit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _LIMITS: dict[str, Any] = {"memory_limit": "350MB", "threads": 2, "preserve_insertion_order": False}
+_LITTLE = 64 << 20  # bytes that Arrow held at most
 
 
 class Tables:
@@ -29,7 +30,7 @@ class Tables:
 
     def run(self, statements: str, given: pa.Table | None = None, **values: Any) -> None:
         """SQL with `values` in the place of {names}; `given` is a table of that name."""
-        pa.default_memory_pool().release_unused()  # what Arrow keeps for later is beside DuckDB's limit
+        _give_back()
         if given is not None:
             self._database.register("given", given)
         self._database.execute(statements.format(**{name: _literal(value) for name, value in values.items()}))
@@ -52,18 +53,19 @@ def in_pieces(file: Path | pa.NativeFile) -> pq.ParquetFile:
     return pq.ParquetFile(file, pre_buffer=False)
 
 
-def publish(files: list[Path], to: Path, schema: pa.Schema, group: int) -> None:
+def publish(files: list[Path], to: Path, schema: pa.Schema, group: int, repeating: Sequence[str] | None = None) -> None:
     """Columns from files of as many rows each, side by side: the same rows give the same bytes.
 
-    `group` rows are in memory at once.
+    `group` rows are in memory at once. `repeating`: the columns that have few different values; None: all may.
     """
+    dictionary = True if repeating is None else list(repeating)
     with ExitStack() as stack:
-        writer = stack.enter_context(pq.ParquetWriter(to, schema, compression="zstd"))
+        writer = stack.enter_context(pq.ParquetWriter(to, schema, compression="zstd", use_dictionary=dictionary))
         readers = [stack.enter_context(in_pieces(file)) for file in files]
         for tables in zip(*(_groups(reader, group) for reader in readers), strict=True):
             columns = {name: table[name] for table in tables for name in table.column_names}
             writer.write_table(pa.table({name: columns[name] for name in schema.names}).cast(schema), group)
-            pa.default_memory_pool().release_unused()  # or it grows with the rows
+            _give_back()
 
 
 def _groups(file: pq.ParquetFile, rows: int) -> Iterator[pa.Table]:
@@ -75,6 +77,14 @@ def _groups(file: pq.ParquetFile, rows: int) -> Iterator[pa.Table]:
             yield waiting.slice(0, rows).combine_chunks()
             waiting = waiting.slice(rows)
     yield waiting.combine_chunks()
+
+
+def _give_back() -> None:
+    """What Arrow keeps for later is beside DuckDB's limit, and grows with the rows; a little is not worth the time
+    to fetch it again."""
+    pool = pa.default_memory_pool()
+    if (pool.max_memory() or _LITTLE) >= _LITTLE:
+        pool.release_unused()
 
 
 def _literal(value: Any) -> str:

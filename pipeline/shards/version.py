@@ -38,6 +38,7 @@ REMOVED_SCHEMA = pa.schema({"shard": pa.string(), "key": pa.string()})
 QUARANTINE_SCHEMA = pa.schema({name: pa.string() for name in ("path", "key", "reason", "detail")})
 
 _GROUP = 1 << 16  # rows of a table's row group
+_REPEATING = ("label", "status", "reason", "detail", "shard", "width", "height", "mode")  # of the sources' columns
 _REMOVED_GROUP = 1 << 20  # goes into the digest of versions
 
 _KEPT = """
@@ -197,7 +198,7 @@ def conclude(tables: Tables, shards: list[Shard]) -> Outcome:
     rows = tables.folder / "rows.parquet"
     tables.run(_FATES)
     tables.copy(_SOURCES, rows)
-    publish([tables.folder / BY_PATH, rows], paths["sources"], SOURCES_SCHEMA, _GROUP)
+    publish([tables.folder / BY_PATH, rows], paths["sources"], SOURCES_SCHEMA, _GROUP, _REPEATING)
     tables.run("CREATE VIEW sources AS FROM read_parquet({path})", path=paths["sources"])
     tables.copy(_QUARANTINE, rows)
     publish([rows], paths["quarantine"], QUARANTINE_SCHEMA, _GROUP)

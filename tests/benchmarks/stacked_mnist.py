@@ -9,7 +9,7 @@ The aim is R3GAN's published figure (Huang et al. 2024): all modes, and a Kullba
 most from a uniform distribution over them. Exit code 1 if the relativistic run's last checkpoint misses it. Stop it at
 any time: the same command continues. Without CUDA it takes all cores for twice the minutes, and some for the reading.
 
-Example: python tests/benchmarks/stacked_mnist.py --minutes 25
+Example: python tests/benchmarks/stacked_mnist.py --minutes 20
 """
 
 import argparse
@@ -92,7 +92,7 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=minutes, default=25.0, help="of steps, each of both runs (25; at most 60)")
+    parser.add_argument("--minutes", type=minutes, default=20.0, help="of steps, each of both runs (20; at most 60)")
     parser.add_argument("--points", type=int, default=8, help="checkpoints that are measured, of each run (8)")
     parser.add_argument("--storage", default=default_uri(), help="a folder; GANLINE_STORAGE, else .ganline")
     parser.add_argument("--out", type=Path, default=HERE / "results/stacked_mnist.json", help="the plot lies beside it")
