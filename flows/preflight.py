@@ -33,10 +33,6 @@ def check_source(config: Config, *, for_training: bool) -> None:
                 f" batch of {config.training.batch}; add images or lower training.batch"
             )
         config.network_spec(data.channels or 3, len(classes))
-        if config.training.compile:
-            from pipeline.training.compiler import check_compiler
-
-            check_compiler()
     rules = rules_of(data)
     reasons: dict[str, None] = {}
     for path, found in zip(first, source.read(first), strict=True):
@@ -66,14 +62,18 @@ def check_dataset(config: Config, storage: Storage) -> DatasetRef:
 
 
 def check_services(config: Config, storage: Storage, restart: bool = False) -> None:
-    """Raises UserError for a server that the environment names and that does not answer, or workers that are not
-    there."""
+    """Raises UserError for a server that the environment names and that does not answer, and for workers or a
+    compiler that are not there."""
     cores = os.cpu_count() or 1
     if not os.environ.get("RAY_ADDRESS") and (config.cluster.workers or 1) > max(cores, _gpus()):
         raise UserError(
             f"cluster.workers is {config.cluster.workers} but this machine has {cores} cores;"
             " ask for fewer, or set RAY_ADDRESS to a cluster"
         )
+    if config.training.compile:
+        from pipeline.training.compiler import check_compiler
+
+        check_compiler()
     for look in (services.ray, services.prefect):
         try:
             look()

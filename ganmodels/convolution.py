@@ -5,8 +5,7 @@ and torch has a fast kernel for each. Its own double backward does not use them:
 kernel of the size of the image, one group of channels at a time, in another memory layout.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 
-@dataclass(frozen=True)
-class _How:
+class _How(NamedTuple):
     stride: int
     padding: int
     groups: int
@@ -109,7 +107,7 @@ class _Adjoint(Function):
     @staticmethod
     def backward(ctx: Any, twice: Tensor) -> Any:
         gradient, weight, _ = ctx.saved_tensors
-        by_gradient = convolve(twice, weight, None, *_of(ctx.how)) if ctx.needs_input_grad[0] else None
+        by_gradient = convolve(twice, weight, None, *ctx.how) if ctx.needs_input_grad[0] else None
         by_weight = _Correlate.apply(twice, gradient, weight.detach(), ctx.how) if ctx.needs_input_grad[1] else None
         return by_gradient, by_weight, None, None
 
@@ -127,9 +125,5 @@ class _Correlate(Function):
     def backward(ctx: Any, twice: Tensor) -> Any:
         x, gradient = ctx.saved_tensors
         by_image = _Adjoint.apply(gradient, twice, x.detach(), ctx.how) if ctx.needs_input_grad[0] else None
-        by_gradient = convolve(x, twice, None, *_of(ctx.how)) if ctx.needs_input_grad[1] else None
+        by_gradient = convolve(x, twice, None, *ctx.how) if ctx.needs_input_grad[1] else None
         return by_image, by_gradient, None, None
-
-
-def _of(how: _How) -> tuple[int, int, int]:
-    return how.stride, how.padding, how.groups

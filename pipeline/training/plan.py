@@ -13,7 +13,6 @@ from pipeline.shards.version import made_alike
 from pipeline.shards.view import BalancedOrder, View, shown_classes
 from pipeline.storage import Storage, sha256
 from pipeline.training.checkpoint import newest_step
-from pipeline.training.compiler import check_compiler
 from pipeline.training.precision import resolve_precision
 
 
@@ -47,8 +46,6 @@ def plan_run(storage: Storage, config: Config, dataset: DatasetRef, init: bytes 
         order_of(manifest, config, open_view(storage, dataset, manifest, config.data))
     except ValueError as error:
         raise UserError(f"dataset {dataset.name}: {error}; add images or lower training.batch") from None
-    if config.training.compile:
-        check_compiler()
     precision = resolve_precision(config.training.precision)
     total_steps = -(-config.training.images // config.training.batch)  # the first step at or past them
     classes = shown_classes(manifest, config.data)

@@ -40,6 +40,9 @@ MISTAKES = {
     "streams do not share the batch": (["run", "mnist", "--set", "training.batch=20"], {}, "20", "multiple"),
     "more workers than streams": (["run", "mnist", "--set", "cluster.workers=9"], {}, "9", "data.streams"),
     "more workers than cores": (["run", "mnist", "--set", "cluster.workers=8"], {}, "cores", "RAY_ADDRESS"),
+    "nothing to compile with": (
+        ["run", "mnist", "--set", "training.compile=true"], {"CXX": "no-such", "CC": "no-such"}, "no no-such", "leave",
+    ),
     "parts that do not divide": (["run", "mnist", "--set", "training.accumulate=3"], {}, "accumulate 3", "divide"),
     "a way that leads nowhere": (["run", "mnist", "--set", "training.r1={from: 1}"], {}, "training.r1.to", "add it"),
     "the same seed twice": (["run", "mnist", "--set", "evaluation.seeds=[1, 1]"], {}, "seeds", "differ"),
