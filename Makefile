@@ -8,7 +8,7 @@ RUNS := tests/flows/test_resume.py tests/flows/test_again.py
 # The version that is tested here; the newest that has a CPU build without gigabytes of CUDA beside it.
 TORCH := 2.13.0
 
-.PHONY: demo test test-runs test-commands test-parts bench fuzz quality stacked-mnist emoji64 gpu-check lint lock clean
+.PHONY: demo test test-runs test-commands test-chaos test-parts chaos bench fuzz quality stacked-mnist emoji64 gpu-check lint lock clean
 
 # The job itself on real images: shard, train, register, look up, generate.
 demo: $(STAMP)
@@ -19,8 +19,9 @@ demo: $(STAMP)
 quality: $(STAMP)
 	$(BIN)/python tests/benchmarks/digits.py
 
-# The measured comparisons of the data path and of the training step, both sides in the same run; three quarters of an
-# hour on two quiet cores. A bar that is missed does not keep the others from being measured.
+# The measured comparisons of the data path, of the training step, of the loop, of workers, of evaluation, of look-ups
+# and of the service, both sides in the same run; two hours on two quiet cores. A bar that is missed does not keep the
+# others from being measured.
 bench: $(STAMP)
 	-$(BIN)/python tests/benchmarks/reading.py --json $(RESULTS)/reading.json
 	-$(BIN)/python tests/benchmarks/sharding.py --out $(RESULTS)/sharding.json
@@ -31,6 +32,12 @@ bench: $(STAMP)
 	-$(BIN)/python tests/benchmarks/step.py --options "" --out $(RESULTS)/step_options.json
 	-$(BIN)/python tests/benchmarks/r3gan.py --out $(RESULTS)/r3gan.json
 	-$(BIN)/python tests/benchmarks/r3gan.py --bf16 --out $(RESULTS)/r3gan_bf16.json
+	-$(BIN)/python tests/benchmarks/whole_loop.py --out $(RESULTS)/whole_loop.json
+	-$(BIN)/python tests/benchmarks/two_workers.py --out $(RESULTS)/two_workers.json
+	-$(BIN)/python tests/benchmarks/first_step.py --out $(RESULTS)/first_step.json
+	-$(BIN)/python tests/benchmarks/evaluating.py --out $(RESULTS)/evaluating.json
+	-$(BIN)/python tests/benchmarks/looking_up.py --out $(RESULTS)/looking_up.json
+	-$(BIN)/python tests/benchmarks/serving.py --out $(RESULTS)/serving.json
 
 # How many of 1,000 modes a generator finds, with R3GAN's losses and without: an hour on two cores. Stopped at
 # any time, the same command goes on.
@@ -45,9 +52,10 @@ emoji64: $(STAMP)
 gpu-check: $(STAMP)
 	$(BIN)/python tests/benchmarks/gpu_check.py
 
-# What starts whole commands waits a good part of its time for services to start, so the three run side by side.
+# What starts whole commands waits a good part of its time for services to start, so three run side by side; the longest
+# begins first.
 test: lint
-	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target test-runs test-commands test-parts
+	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target test-parts test-commands test-runs test-chaos
 
 test-runs: $(STAMP)
 	$(BIN)/pytest $(RUNS) tests/benchmarks
@@ -55,8 +63,16 @@ test-runs: $(STAMP)
 test-commands: $(STAMP)
 	$(BIN)/pytest tests/flows $(RUNS:%=--ignore=%)
 
+test-chaos: $(STAMP)
+	$(BIN)/pytest tests/chaos -m quick
+
 test-parts: $(STAMP)
-	$(BIN)/pytest --ignore=tests/flows --ignore=tests/benchmarks
+	$(BIN)/pytest --ignore=tests/flows --ignore=tests/chaos --ignore=tests/benchmarks
+
+# Every way in which a run may be killed, stopped, starved or lied to: the better part of an hour on two cores.
+chaos: $(STAMP)
+	rm -f $(RESULTS)/chaos.json
+	CHAOS_REPORT=$(RESULTS)/chaos.json $(BIN)/pytest tests/chaos
 
 # What `make test` tries with 300 inputs, with many; other ones each time.
 fuzz: $(STAMP)

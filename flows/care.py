@@ -55,21 +55,28 @@ def forget(
 ) -> None:
     """Removes images for good, from every version of a dataset, and lists the releases trained on them.
 
-    Their shards and versions are written again without them, under new digests, and the old deleted; later ingests
-    leave them out. Start the same command again after any stop: it finishes. No ingest may run meanwhile.
+    Their shards and versions are written again without them, under new digests, and the old deleted, with the pages on
+    those releases, which show training images; later ingests leave them out. Start the same command again after any
+    stop: it finishes. No ingest may run meanwhile. Exit code 1 if a page in MLflow could not be deleted.
 
     Example: ganline forget faces 0f3a...c2 --yes
     """
 
+    whole = True
+
     def act(console: Console) -> None:
+        nonlocal whole
         place = existing(storage)
         with working(console, place if yes else None, "forget"), console.progress():
             from flows.forgetting import forget_images, read_keys
 
             outcome = forget_images(place, name, read_keys(keys or [], file), really=yes)
+        whole = not outcome.pages_left
         console.result(summary.forgetting_values(outcome), summary.forgetting_lines(outcome))
 
     run_command(act, as_json, resumable=yes)
+    if not whole:
+        raise typer.Exit(EXIT_FAILED)
 
 
 def doctor(storage: StorageOption = None, as_json: Json = False) -> None:

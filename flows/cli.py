@@ -10,10 +10,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import care, indexing, models, preflight, summary
+from flows import care, deploying, exporting, history, indexing, models, preflight, runs, serving, summary
 from flows.command import EXIT_BAD_INPUT, local_root, run_command, working
 from flows.console import Console
-from flows.options import Json, Recipe, Restart, Sets, StorageOption, existing, prepared
+from flows.options import Fork, Json, Recipe, Restart, Sets, StorageOption, existing, prepared
 from pipeline.recipe import load_config, parse_config
 
 # Heavy imports (torch, Ray, MLflow, Prefect) stay inside the commands that need them: `--help` answers at once.
@@ -28,9 +28,14 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Shows, checks or names a recipe's resolved configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(runs.app, name="runs")
 models.add_to(app)
+app.command()(history.releases)
 care.add_to(app)
 indexing.add_to(app)
+exporting.add_to(app)
+serving.add_to(app)
+deploying.add_to(app)
 
 
 @app.command()
@@ -38,6 +43,7 @@ def run(
     recipe: Recipe,
     sets: Sets = None,
     restart: Restart = False,
+    fork: Fork = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
     storage: StorageOption = None,
     as_json: Json = False,
@@ -53,12 +59,11 @@ def run(
         config = load_config(recipe, sets)
         there = existing(storage or config.storage)
         with working(console, None, "run"):
-            preflight.check_source(config, for_training=True)
-            preflight.check_services(config, there, restart)
+            preflight.check_run(config, there, restart, fork, keep=not dry_run)
         if dry_run:
             from flows.dry_run import describe_run
 
-            console.result(*describe_run(there, config, restart))
+            console.result(*describe_run(there, config, restart, fork))
             return
         place = prepared(storage, config)
         with working(console, place, "run"):
@@ -71,7 +76,7 @@ def run(
                 if api:
                     api.ready()
                 with one_cluster(), console.progress():
-                    outcome = run_release(config, place, restart)
+                    outcome = run_release(config, place, restart, fork)
         console.result(summary.outcome_values(outcome), summary.outcome_lines(outcome, place))
 
     run_command(act, as_json, resumable=True, restart=restart)
@@ -122,9 +127,17 @@ def shard(
 
 @app.command()
 def train(
-    recipe: Recipe, sets: Sets = None, restart: Restart = False, storage: StorageOption = None, as_json: Json = False
+    recipe: Recipe,
+    sets: Sets = None,
+    restart: Restart = False,
+    fork: Fork = None,
+    storage: StorageOption = None,
+    as_json: Json = False,
 ) -> None:
     """Trains on the recipe's dataset as `ganline shard` or `ganline run` last made it.
+
+    With --fork all state of an old checkpoint (see `ganline runs show RUN`) begins a run of its own, under the recipe
+    as it is now; start the same command again and that run goes on.
 
     Example: ganline train mnist --set training.images=50000
     """
@@ -133,14 +146,16 @@ def train(
         config = load_config(recipe, sets)
         there = existing(storage or config.storage)
         with working(console, None, "train"):
-            preflight.check_services(config, there, restart)
+            preflight.check_services(config, there, restart, fork)
             dataset = preflight.check_dataset(config, there)
+            if fork:
+                preflight.check_fork(config, there, fork, restart)
         place = prepared(storage, config)
         with working(console, place, "train"), console.progress():
             from flows import stages
 
             stages.admit(place, config, dataset)
-            training = stages.train(place, config, dataset, restart)
+            training = stages.train(place, config, dataset, restart, fork)
         console.result(summary.training_values(training), summary.training_lines(training, place))
 
     run_command(act, as_json, resumable=True, restart=restart)

@@ -1,12 +1,14 @@
 """What surrounds every command: the exit code, the one-line error, the log file."""
 
 import logging
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import typer
 
@@ -16,6 +18,7 @@ from pipeline.redact import RedactedRecord, redact_within
 from pipeline.storage import DEFAULT_ROOT, Storage
 
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
+_SOON_SECONDS = 0.1
 
 
 def run_command(act: Callable[[Console], None], as_json: bool, resumable: bool = False, restart: bool = False) -> None:
@@ -25,6 +28,7 @@ def run_command(act: Callable[[Console], None], as_json: bool, resumable: bool =
     """
     console = Console(as_json)
     signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = not_lost
     logging.setLogRecordFactory(RedactedRecord)
     # With --restart it would not continue: what there is by now would be deleted.
     again = f"start the same command again{' without --restart' if restart else ''} and it continues"
@@ -59,6 +63,22 @@ def run_command(act: Callable[[Console], None], as_json: bool, resumable: bool =
 def _terminate(number: int, frame: object) -> None:
     """SIGTERM unwinds like Ctrl-C, so that what was started is ended."""
     raise Terminated
+
+
+def not_lost(dropped: "sys.UnraisableHookArgs") -> None:
+    """A signal that came amid a finalizer or a fork, where Python drops exceptions, comes once more."""
+    error = dropped.exc_value
+    if isinstance(error, KeyboardInterrupt):
+        number = signal.SIGINT
+    elif isinstance(error, Terminated) or signal.SIGTERM in (
+        getattr(error, "code", None), getattr(error, "signal", None),  # Ray's way; Prefect's
+    ):  # fmt: skip
+        number = signal.SIGTERM
+    else:
+        return sys.__unraisablehook__(dropped)
+    soon = Timer(_SOON_SECONDS, os.kill, (os.getpid(), number))  # now it would be dropped again
+    soon.daemon = True
+    soon.start()
 
 
 @contextmanager

@@ -15,13 +15,13 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from flows.progress_lines import Lines, figures_of
 from pipeline.errors import UserError
 from pipeline.progress import Progress, watcher
 from pipeline.redact import redact_within
 
 _PLAIN_PERIOD_SECONDS = 10.0
 _NEW_FILE = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-_SHOWN = ("images_per_second", "loss_g", "loss_d")
 
 
 class Console:
@@ -116,42 +116,22 @@ class _Bars:
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, figures="")
         done = min(progress.done, progress.total or progress.done)
-        figures = _figures(progress)
+        figures = figures_of(progress)
         self._bars.update(self._tasks[progress.stage], completed=done, total=progress.total, figures=figures)
 
 
-class _Lines:
-    """A line when a stage begins, when it ends, and every few seconds between: right in a log file too."""
-
+class _Lines(Lines):
     def __init__(self, console: Console):
+        super().__init__(console.say, _PLAIN_PERIOD_SECONDS)
         self._console = console
-        self._begun: dict[str, tuple[float, int]] = {}
-        self._told: dict[str, tuple[float, int]] = {}
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *error: object) -> None: ...
 
-    def note(self, line: str) -> None:
-        self._console.say(line)
-
     def report(self, progress: Progress) -> None:
         self._console.begun = True
-        now, done = time.monotonic(), min(progress.done, progress.total or progress.done)
-        begun, first = self._begun.setdefault(progress.stage, (now, done))
-        told, told_done = self._told.get(progress.stage, (-_PLAIN_PERIOD_SECONDS, -1))
-        ended = done == progress.total and told_done != done
-        if done == told_done or (now - told < _PLAIN_PERIOD_SECONDS and not ended):
-            return
-        self._told[progress.stage] = now, done
-        of = f" of {progress.total:,}" if progress.total is not None else ""
-        line = f"{progress.stage}: {done:,}{of} images"
-        if progress.total and first < done < progress.total:
-            rate = progress.figures.get("images_per_second") or (done - first) / (now - begun)
-            left = (progress.total - done) / rate
-            line += f", {int(left) // 60}:{int(left) % 60:02d} left"
-        figures = _figures(progress)
-        self._console.say(f"{line}, {figures}" if figures else line)
+        super().report(progress)
 
 
 def _finite(value: Any) -> Any:
@@ -161,13 +141,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _figures(progress: Progress) -> str:
-    figures = {name: progress.figures[name] for name in _SHOWN if name in progress.figures}
-    rate = figures.pop("images_per_second", None)
-    parts = [f"{rate:,.0f} images/s"] if rate else []
-    return ", ".join(parts + [f"{name} {value:.2f}" for name, value in figures.items()])
 
 
 def shown_path(path: Path) -> str:

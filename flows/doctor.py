@@ -3,7 +3,6 @@
 Every check runs in a thread of its own for a limited time, so that a server that stalls holds up no other.
 """
 
-import fcntl
 import glob
 import importlib.metadata
 import os
@@ -20,6 +19,7 @@ from typing import Any
 from flows import services
 from flows.services import PROBE_SECONDS, Amiss, reason_of, standing_folder
 from pipeline.errors import UserError
+from pipeline.locks import is_held
 from pipeline.redact import redact
 from pipeline.storage import Storage, cache_root, default_uri
 
@@ -251,19 +251,10 @@ def _disk(uri: str) -> str:
 
 
 def _runs(uri: str) -> str:
-    """Runs whose lock another process on this machine holds; that is no fault."""
+    """Runs whose lock another process holds; that is no fault."""
     place = _place(uri)
-    folder = (place.local_path() if place.is_local else cache_root(place)) / "runs"
-    busy = sorted(lock.parent.name for lock in folder.glob("*/lock") if _is_held(lock))
-    return f"being trained by another command: {', '.join(busy)}" if busy else "no other command is training here"
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with open(lock, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # closing lets go of it
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    if not place.is_local:
+        return "in an object store: `ganline runs` says which are being trained"
+    busy = [entry.path for entry in place.list("runs") if entry.is_folder and is_held(place, f"{entry.path}/lock")]
+    names = ", ".join(path.rpartition("/")[2] for path in busy)
+    return f"being trained by another command: {names}" if busy else "no other command is training here"

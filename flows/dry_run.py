@@ -12,11 +12,14 @@ from pipeline.ingest.source import open_source
 from pipeline.shards.manifest import DatasetRef
 from pipeline.shards.preview import unread
 from pipeline.storage import Storage
-from pipeline.training.checkpoint import newest_checkpoint
+from pipeline.training.checkpoint import CheckpointRef, newest_checkpoint
+from pipeline.training.fork import lineage, origin_of
 from pipeline.training.plan import plan_run
 
 
-def describe_run(storage: Storage, config: Config, restart: bool) -> tuple[dict[str, Any], list[str]]:
+def describe_run(
+    storage: Storage, config: Config, restart: bool, fork: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """The plan as values and as lines, for a recipe that has passed the preflight. Writes nothing, starts nothing."""
     data = config.data
     found = unread(storage, config.name, data, open_source(data.source, data.labels, data.image_column))
@@ -35,8 +38,13 @@ def describe_run(storage: Storage, config: Config, restart: bool) -> tuple[dict[
         "source": {"images": found.files, "classes": found.classes, "to_read": found.to_read},
         "parameters": sizes,
         "steps": -(-config.training.images // config.training.batch),
-        "reused": {"dataset": unchanged.digest if unchanged else None, **_run(storage, config, unchanged, restart)},
+        "reused": {"dataset": unchanged.digest if unchanged else None},
+        "forked_from": None,
     }
+    origin = origin_of(storage, config, unchanged, fork, restart)[0] if fork else None
+    if origin:
+        values["forked_from"] = {**lineage(origin), "images": origin.images}
+    values["reused"] |= _run(storage, config, unchanged, restart, origin)
     reused = values["reused"]
     networks = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     lines = [
@@ -47,17 +55,21 @@ def describe_run(storage: Storage, config: Config, restart: bool) -> tuple[dict[
         f"reused    dataset {(reused['dataset'] or 'none')[:12]}, run {reused['run'] or 'none'},"
         f" from image {reused['from_image']:,}",
     ]
+    if origin:
+        lines.append(f"forks     {origin.run} at step {origin.step:,}, image {origin.images:,}")
     return values, lines
 
 
-def _run(storage: Storage, config: Config, dataset: DatasetRef | None, restart: bool) -> dict[str, Any]:
-    none = {"run": None, "from_image": 0}
+def _run(
+    storage: Storage, config: Config, dataset: DatasetRef | None, restart: bool, fork: CheckpointRef | None
+) -> dict[str, Any]:
+    none = {"run": None, "from_image": fork.images if fork else 0}
     if dataset is None or restart:
         return none
     init = kept_init(storage, config, dataset) if config.training.init else None
     if config.training.init and init is None:
         return none
-    planned = plan_run(storage, config, dataset, init)
+    planned = plan_run(storage, config, dataset, init, fork)
     checkpoint = newest_checkpoint(storage, planned.run)
     return {"run": planned.run, "from_image": checkpoint.images} if checkpoint else none
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.evaluation.drop import drop_evaluations
+from pipeline.registry.pages import drop_pages
 from pipeline.registry.server import NoRegistry, client
 from pipeline.registry.trained_on import TrainedOn, releases_trained_on
 from pipeline.shards.alone import alone
@@ -20,7 +21,8 @@ class Outcome:
     """`done` is false where it was only looked at. `stored` of the `keys` were in a shard.
 
     `versions`: what is published in the place of each version, itself where nothing was done. `releases` were trained
-    on a version that showed one of the images, now or before an earlier call.
+    on a version that showed one of the images, now or before an earlier call. `pages_left` tells of pages on these
+    releases that could not be deleted from MLflow.
     """
 
     done: bool
@@ -30,6 +32,7 @@ class Outcome:
     shards: int
     versions: dict[str, str]
     releases: list[TrainedOn]
+    pages_left: list[str]
 
 
 def forget_images(storage: Storage, name: str, keys: set[str], *, really: bool) -> Outcome:
@@ -44,15 +47,16 @@ def forget_images(storage: Storage, name: str, keys: set[str], *, really: bool) 
         registry = client(storage, create=False)
     except NoRegistry:
         registry = None
-    with alone(storage, name) if really else nullcontext():
+    with alone(storage, name) if really else nullcontext((None, None)) as (_, held):
         plan = plan_forgetting(storage, name, keys)
-        superseded = forget(storage, plan) if really else read_superseded(storage, name)
+        superseded = forget(storage, plan, held) if held else read_superseded(storage, name)
         if really:
             drop_evaluations(storage, set(superseded))
     showed = that_showed(keys, superseded)
     showed |= {digest for digest, shown in plan.versions.items() if not keys.isdisjoint({key for _, key in shown})}
     # What was superseded showed whatever the version in its place does.
     showed |= {digest for digest in superseded if successor(digest, superseded) in showed}
+    releases = releases_trained_on(registry, showed) if registry else []
     return Outcome(
         done=really,
         name=name,
@@ -60,7 +64,8 @@ def forget_images(storage: Storage, name: str, keys: set[str], *, really: bool) 
         stored=len({key for there in plan.holders.values() for key in there} & keys),
         shards=len(plan.holders),
         versions={digest: successor(digest, superseded) for digest in plan.versions},
-        releases=releases_trained_on(registry, showed) if registry else [],
+        releases=releases,
+        pages_left=drop_pages(registry, releases) if really and registry else [],
     )
 
 

@@ -7,7 +7,8 @@ import typer
 from flows import summary
 from flows.command import run_command, working
 from flows.console import Console
-from flows.options import Json, Reference, StorageOption, existing
+from flows.options import MOST_FILES, Json, Reference, StorageOption, existing
+from pipeline.recipe import with_evaluation
 from pipeline.registry.reference import CHAMPION
 
 
@@ -24,7 +25,7 @@ def lookup(reference: Reference, storage: StorageOption = None, as_json: Json = 
 
     def act(console: Console) -> None:
         place = existing(storage)
-        with working(console, None, "lookup"):
+        with working(console, None, "lookup"), console.progress():
             from pipeline.registry.lookup import lookup as find
 
             found = find(reference, place)
@@ -37,15 +38,22 @@ def generate(
     reference: Reference,
     n: Annotated[int, typer.Option("-n", min=1, help="how many images")] = 64,
     seed: Annotated[int, typer.Option(help="image i depends on the seed and i alone")] = 0,
-    out: Annotated[str, typer.Option(help="a .png for one grid, else a folder of images, local or s3://")] = "grid.png",
+    out: Annotated[str, typer.Option(help="a .png for one grid, else a folder, local or s3://")] = "grid.png",
     label: Annotated[str | None, typer.Option(help="one class by name; default: all in turn")] = None,
     truncation: Annotated[
         float, typer.Option(min=0.0, help="multiplies latents: below 1, safer and less varied")
     ] = 1.0,
+    shards: Annotated[
+        bool | None,
+        typer.Option(help="WebDataset tars, written in parallel over Ray; default: for more than 10,000 images"),
+    ] = None,
+    shard_images: Annotated[int, typer.Option(min=1, help="images a tar")] = 1024,
     storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
-    """Makes images with a released generator: one grid, or a folder with 00000.png ... and labels.csv.
+    """Makes images with a released generator: one grid, a folder with 00000.png ... and labels.csv, or many as tars.
+
+    Tars and a manifest.json come of --shards; start the same command again after any stop: it continues.
 
     Example: ganline generate mnist@champion -n 80 --seed 1 --out digits.png
     """
@@ -55,20 +63,23 @@ def generate(
         with working(console, None, "generate"), console.progress():
             from flows.generate import generate_images
 
-            made = generate_images(place, reference, n, seed, out, label, truncation)
+            made = generate_images(place, reference, n, seed, out, label, truncation, shards, shard_images)
         console.result(made, [f"{made['images']} images of {made['model']} version {made['version']}: {made['out']}"])
 
-    run_command(act, as_json)
+    run_command(act, as_json, resumable=n > MOST_FILES if shards is None else shards)
 
 
 def evaluate(
     reference: Annotated[str, typer.Argument(help="a run's name, MODEL, MODEL@ALIAS or MODEL@VERSION")],
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", help="evaluation.key=value, instead of its recipe's")
+    ] = None,
     storage: StorageOption = None,
     as_json: Json = False,
 ) -> None:
     """Measures a run's generator, or a released one, against the images held out from its dataset.
 
-    Example: ganline evaluate mnist@champion
+    Example: ganline evaluate mnist@champion --set evaluation.images=5000
     """
 
     def act(console: Console) -> None:
@@ -78,7 +89,8 @@ def evaluate(
             from flows.references import find_generator
 
             subject = find_generator(place, reference)
-            found = stages.evaluate(place, subject.config, subject.dataset, subject.generator)
+            config = with_evaluation(subject.config, sets)
+            found = stages.evaluate(place, config, subject.dataset, subject.generator)
         values = {"reference": reference, "metrics": found.metrics, "problem": found.problem}
         if found.report:
             values |= {"figures": {figure.name: figure.value for figure in found.report.figures}}
@@ -134,7 +146,7 @@ def rollback(
 
 def _move(change, command: str, storage: str | None, as_json: bool) -> None:
     def act(console: Console) -> None:
-        with working(console, None, command):
+        with working(console, None, command), console.progress():
             from pipeline.registry.server import client
 
             moved = change(client(existing(storage), create=False))

@@ -14,7 +14,13 @@ StorageOption = Annotated[
     str | None, typer.Option("--storage", help="storage root; default: GANLINE_STORAGE, else .ganline here")
 ]
 Reference = Annotated[str, typer.Argument(help="MODEL, MODEL@ALIAS or MODEL@VERSION")]
+MOST_FILES = 10_000  # images in a folder, unless it is asked for; and in one grid at all
 Restart = Annotated[bool, typer.Option("--restart", help="begin the run anew; its releases stay")]
+
+Fork = Annotated[
+    str | None,
+    typer.Option("--fork", metavar="RUN[@STEP]", help="begin another run with this checkpoint of RUN, or its newest"),
+]
 
 
 def prepared(storage: str | None, config: Config) -> Storage:

@@ -1,17 +1,26 @@
 """Checks before any long work: what can be known to fail fails now, in one line, with nothing written."""
 
 import os
-from contextlib import suppress
 
 from flows import services
-from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.config import OWN_CLASSIFIER, PACKAGED_FEATURES, Config
+from pipeline.errors import Unavailable, UserError
+from pipeline.evaluation.teachable import check_teachable
 from pipeline.ingest.image import InvalidImage, decode, rules_of
 from pipeline.ingest.source import open_source
 from pipeline.shards.manifest import DatasetRef, latest_version
 from pipeline.storage import Storage
 
 _TRIED = 1000  # files, until one is an image
+
+
+def check_run(config: Config, storage: Storage, restart: bool, fork: str | None, *, keep: bool = True) -> None:
+    """All that the whole way asks for; `keep` as `check_features` has it."""
+    check_source(config, for_training=True)
+    check_services(config, storage, restart, fork)
+    if fork:
+        check_fork(config, storage, fork, restart)
+    check_features(config, storage, keep=keep)  # last: it may write
 
 
 def check_source(config: Config, *, for_training: bool) -> None:
@@ -32,6 +41,7 @@ def check_source(config: Config, *, for_training: bool) -> None:
                 f"{data.source} has {count} files, {to_train_on} of them to train on, which do not fill one"
                 f" batch of {config.training.batch}; add images or lower training.batch"
             )
+        check_teachable(config, classes)
         config.network_spec(data.channels or 3, len(classes))
     rules = rules_of(data)
     reasons: dict[str, None] = {}
@@ -61,11 +71,11 @@ def check_dataset(config: Config, storage: Storage) -> DatasetRef:
     return dataset
 
 
-def check_services(config: Config, storage: Storage, restart: bool = False) -> None:
+def check_services(config: Config, storage: Storage, restart: bool = False, fork: str | None = None) -> None:
     """Raises UserError for a server that the environment names and that does not answer, and for workers or a
     compiler that are not there."""
     cores = os.cpu_count() or 1
-    if not os.environ.get("RAY_ADDRESS") and (config.cluster.workers or 1) > max(cores, _gpus()):
+    if not os.environ.get("RAY_ADDRESS") and config.cluster.most > max(cores, _gpus()):
         raise UserError(
             f"cluster.workers is {config.cluster.workers} but this machine has {cores} cores;"
             " ask for fewer, or set RAY_ADDRESS to a cluster"
@@ -81,10 +91,24 @@ def check_services(config: Config, storage: Storage, restart: bool = False) -> N
             raise UserError(f"{amiss.detail}; {amiss.remedy}") from None
     from pipeline.registry.server import NoRegistry, client
 
-    with suppress(NoRegistry):  # the run makes one
+    try:
         client(storage, create=False)
+    except NoRegistry:
+        pass  # the run makes one
+    except Unavailable:
+        if restart or not _has_begun(config, storage, fork):
+            raise
     if config.training.init:
         _check_init(config, storage, restart)
+
+
+def _has_begun(config: Config, storage: Storage, fork: str | None) -> bool:
+    """Whether the recipe is that of a run which exists already: its next start can do without MLflow."""
+    from flows import stages
+    from pipeline.training.run import has_begun
+
+    dataset = latest_version(storage, config.name)
+    return dataset is not None and has_begun(storage, stages.plan(storage, config, dataset, fork=fork).run)
 
 
 def _check_init(config: Config, storage: Storage, restart: bool) -> None:
@@ -100,6 +124,32 @@ def _check_init(config: Config, storage: Storage, restart: bool) -> None:
     # Of the classes it is known after sharding alone which have an image.
     wanted = config.network_spec(config.data.channels or 3, given.classes or int(bool(config.model.conditional)))
     check_same_generator(config, given, wanted)
+
+
+def check_features(config: Config, storage: Storage, *, keep: bool) -> None:
+    """Raises UserError for features that are not there or are none: they are needed once all is trained.
+
+    Where they are sound and `keep` is set, their file stays in the cache, and evaluation finds it there.
+    """
+    if config.evaluation.features not in (PACKAGED_FEATURES, OWN_CLASSIFIER):
+        from pipeline.evaluation.chosen import module_features
+
+        module_features(storage, config.evaluation).load(keep=keep)
+
+
+def check_fork(config: Config, storage: Storage, named: str, restart: bool = False) -> None:
+    """Raises UserError for a checkpoint that is not there, or that this recipe can not go on from."""
+    from pipeline.training.fork import check_goes_on, check_no_init, check_same_networks, origin_of
+    from pipeline.training.run import description
+
+    check_no_init(config)
+    origin, begun = origin_of(storage, config, latest_version(storage, config.name), named, restart)
+    check_goes_on(config, origin)
+    if not begun:
+        classes = description(storage, origin.run)["spec"].get("classes", 0)
+        # Of the classes it is known after sharding alone which have an image.
+        wanted = config.network_spec(config.data.channels or 3, classes or int(bool(config.model.conditional)))
+        check_same_networks(storage, origin, wanted)
 
 
 def _gpus() -> int:

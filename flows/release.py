@@ -10,10 +10,15 @@ from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import stages
+from flows.cancelling import cancellable
+from flows.on_worker import on_worker
+from flows.prefect_artifact import tell_prefect
 from flows.stages import Evaluation, Released, Training
 from pipeline.config import Config
 from pipeline.errors import RunFailed, Stopped, Unavailable, UserError
+from pipeline.recipe import parse_config
 from pipeline.redact import redact_all, redact_within
+from pipeline.registry.audit import whoami
 from pipeline.shards.manifest import DatasetRef
 from pipeline.shards.on_ray import Ingest
 from pipeline.storage import Storage
@@ -31,24 +36,33 @@ class Outcome:
 _unredacted: ContextVar[tuple[Config, Storage] | None] = ContextVar("unredacted", default=None)
 
 
-def run_release(config: Config, storage: Storage, restart: bool) -> Outcome:
+def run_release(config: Config, storage: Storage, restart: bool, fork: str | None = None) -> Outcome:
     """Runs the flow, and lets Prefect have no secret that `config` or the storage root's URI may hold."""
     token = _unredacted.set((config, storage))
     try:
-        return release_generator(redact_all(config.model_dump(mode="json")), storage.name, restart)
+        with cancellable() as on_running:
+            followed = release_generator.with_options(on_running=[on_running])
+            return followed(redact_all(config.model_dump(mode="json")), storage.name, restart, fork)
     finally:
         _unredacted.reset(token)
 
 
 @flow(name="release", validate_parameters=False)
-def release_generator(recipe: dict, storage_uri: str, restart: bool = False) -> Outcome:
+def release_generator(recipe: dict, storage_uri: str, restart: bool = False, fork: str | None = None) -> Outcome:
     """Shards the images, trains on them unless something is wrong with them, measures the generator, releases it if it
     is the best so far."""
-    config, storage = _unredacted.get() or (Config.model_validate(recipe), Storage(storage_uri))
+    if given := _unredacted.get():
+        return _release(*given, restart, fork)
+    config, storage = parse_config(recipe, "the flow's recipe"), Storage(storage_uri)
+    with on_worker(config, storage, restart, fork):
+        return _release(config, storage, restart, fork)
+
+
+def _release(config: Config, storage: Storage, restart: bool, fork: str | None) -> Outcome:
     ingest = shard(config, storage)
     admit(config, storage, ingest.dataset)
     # Called, not submitted: training wants the main thread, where signals arrive.
-    training = train(config, storage, ingest.dataset, restart)
+    training = train(config, storage, ingest.dataset, restart, fork)
     evaluation = evaluate(config, storage, ingest.dataset, training)
     return Outcome(ingest, training, evaluation, release(config, storage, ingest.dataset, training, evaluation))
 
@@ -92,9 +106,9 @@ def admit(config: Config, storage: Storage, dataset: DatasetRef) -> None:
 
 
 @_stage
-def train(config: Config, storage: Storage, dataset: DatasetRef, restart: bool) -> Training:
+def train(config: Config, storage: Storage, dataset: DatasetRef, restart: bool, fork: str | None) -> Training:
     # A retry goes on with what the first attempt began anew.
-    return stages.train(storage, config, dataset, restart and runtime.task_run.run_count == 1)
+    return stages.train(storage, config, dataset, restart and runtime.task_run.run_count == 1, fork)
 
 
 @_stage
@@ -107,4 +121,8 @@ def evaluate(config: Config, storage: Storage, dataset: DatasetRef, training: Tr
 def release(
     config: Config, storage: Storage, dataset: DatasetRef, training: Training, evaluation: Evaluation
 ) -> Released:
-    return stages.release(storage, config, dataset, training, evaluation)
+    by = f"flow run {runtime.flow_run.name}, {whoami()}"
+    released = stages.release(storage, config, dataset, training, evaluation, by)
+    if released.page:
+        tell_prefect(storage, released.release, evaluation.metrics, released.page)
+    return released

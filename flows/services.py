@@ -53,7 +53,7 @@ def mlflow() -> str:
         _connect(parts.hostname, _port(parts, shown, remedy) or _PORTS[kind], shown, remedy)
         return f"{shown} accepts connections"
     if kind in ("sqlite", "file", ""):
-        path = Path(unquote(parts.path.removeprefix("/") if kind == "sqlite" else parts.path)).expanduser()
+        path = Path(parts.path.removeprefix("/") if kind == "sqlite" else unquote(parts.path)).expanduser()
         if not os.access(standing_folder(path.absolute()), os.W_OK):
             raise Amiss(f"{shown} can not be written", remedy)
         return shown

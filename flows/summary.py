@@ -1,5 +1,6 @@
 """A command's result, for scripts and for people."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:  # so that a command imports only what it runs
     from pipeline.shards.on_ray import Ingest
     from pipeline.shards.verify import Verification
     from pipeline.shards.version import Contents
+    from pipeline.training.pruning import Pruning
+    from pipeline.training.runs import Checkpoint, Run
 
 
 _AT_A_GLANCE = ("frechet", "kernel", "precision", "recall")
@@ -43,6 +46,7 @@ def outcome_lines(outcome: "Outcome", place: Storage) -> list[str]:
         *training_lines(outcome.training, place),
         measured_line(outcome.evaluation),
         release_line(outcome.released),
+        *([f"page    {_shown(place, outcome.released.page)}"] if outcome.released.page else []),
         f"now try ganline generate {reference} --out {released.model}.png{_storage_flag(place)}",
     ]
 
@@ -68,7 +72,7 @@ def measured_line(evaluation: "Evaluation") -> str:
 
 
 def figure_lines(evaluation: "Evaluation") -> list[str]:
-    """Each figure by its full name, the floor beside it."""
+    """Each figure by its full name, the floors last."""
     if evaluation.report is None:
         return [f"figures none: {evaluation.problem or 'too few held-out images'}"]
     return [f"figure  {figure.value:.4g} {figure.name}" for figure in evaluation.report.figures]
@@ -130,6 +134,9 @@ def training_values(training: "Training") -> dict[str, Any]:
             "images": training.checkpoint.images,
             "resumed_from": training.resumed_from,
             "reused": training.reused,
+            "forked_from": training.forked_from,
+            "best_images": training.candidate.images,
+            "warnings": training.warnings,
         },
         "metrics": training.metrics,
     }
@@ -139,7 +146,12 @@ def training_lines(training: "Training", place: Storage) -> list[str]:
     resumed = f", resumed from image {training.resumed_from:,}" if training.resumed_from else ""
     if training.reused:
         resumed = ", finished before; no Ray started, no MLflow run made"
-    lines = [f"run     {training.run}: {training.checkpoint.images:,} images{resumed}"]
+    origin = training.forked_from
+    forked = f", forked from {origin['run']}@{origin['step']}" if origin else ""
+    lines = [f"run     {training.run}: {training.checkpoint.images:,} images{resumed}{forked}"]
+    if training.candidate.images != training.checkpoint.images:
+        lines.append(f"best    at {training.candidate.images:,} images")
+    lines += [f"warning {line}" for line in training.warnings.values()]
     grids = [entry.path for entry in place.list(f"runs/{training.run}/grids")]
     if grids:
         lines.append(f"grid    {_shown(place, grids[-1])}")
@@ -147,7 +159,7 @@ def training_lines(training: "Training", place: Storage) -> list[str]:
 
 
 def found_values(found: "Found") -> dict[str, Any]:
-    names = ("model", "version", "alias", "run_id", "dataset", "config", "metrics", "uri")
+    names = ("model", "version", "alias", "run_id", "dataset", "config", "metrics", "uri", "as_of", "stale")
     return {name: getattr(found, name) for name in names}
 
 
@@ -169,7 +181,7 @@ def verification_lines(checked: "Verification") -> list[str]:
 
 
 def forgetting_values(outcome: "Forgetting") -> dict[str, Any]:
-    names = ("done", "name", "keys", "stored", "shards", "versions")
+    names = ("done", "name", "keys", "stored", "shards", "versions", "pages_left")
     return {name: getattr(outcome, name) for name in names} | {"releases": [asdict(one) for one in outcome.releases]}
 
 
@@ -181,6 +193,86 @@ def forgetting_lines(outcome: "Forgetting") -> list[str]:
     ]
     if outcome.done:
         lines += [f"version {old[:12]} is now {new[:12]}" for old, new in outcome.versions.items()]
+    lines += [f"not deleted, and it may show them: {page}" for page in outcome.pages_left]
     total = f"{outcome.stored} of {outcome.keys} images in {outcome.shards} shards and {len(outcome.versions)} versions"
     said = f"{outcome.name}: removed {total}" if outcome.done else f"{outcome.name}: would remove {total}; do it: --yes"
     return [*lines, said]
+
+
+_OF_A_RUN = ("frechet", "loss_g", "loss_d")
+_MEGABYTE = 1e6
+
+
+def run_values(runs: "Sequence[Run]") -> list[dict[str, Any]]:
+    told = {"wanted": "images_wanted", "figures": "metrics"}
+    return [{told.get(name, name): value for name, value in asdict(run).items()} for run in runs]
+
+
+def run_lines(runs: "Sequence[Run]", place: Storage) -> list[str]:
+    if not runs:
+        return [f"no run in {place.name} yet; `ganline run mnist` makes one"]
+    width = max(len(run.id) for run in runs)
+    return [f"{run.id:<{width}} {_run_line(run)}" for run in runs]
+
+
+def _run_line(run: "Run") -> str:
+    wanted = "" if run.wanted is None else f" of {run.wanted:,}"
+    dataset = f" of {run.dataset['name']} {run.dataset['digest'][:12]}" if run.dataset else ""
+    parts = [
+        f"{run.state:<8} {run.images:,}{wanted} images{dataset}",
+        f"{run.checkpoints} checkpoints",
+        _megabytes(run.bytes),
+        *(f"{name} {run.figures[name]:.3g}" for name in _OF_A_RUN if name in run.figures),
+        *([f"forked from {run.forked_from['run']}@{run.forked_from['step']}"] if run.forked_from else []),
+        *([run.reason] if run.reason else []),
+    ]
+    return ", ".join(parts)
+
+
+def checkpoint_values(checkpoints: "Sequence[Checkpoint]", released: Mapping[str, str] | None) -> list[dict[str, Any]]:
+    """With what keeps each; `released` are checkpoints by path, None where that is not known."""
+    values = [asdict(one) for one in checkpoints]
+    for value in values:
+        if released and value["path"] in released:
+            value["reasons"].append(f"released as {released[value['path']]}")
+        elif value["marked"] and released is None:
+            value["reasons"].append("a release may name it")
+    return values
+
+
+def checkpoint_lines(checkpoints: Sequence[dict[str, Any]], unfinished: Sequence[str]) -> list[str]:
+    lines = []
+    for one in checkpoints:
+        figures = "".join(f", {name} {value:.4g}" for name, value in one["metrics"].items())
+        kept = "; ".join(one["reasons"]) or "nothing: `ganline runs prune` would delete it"
+        lines.append(
+            f"step {one['step']:,}, {one['images']:,} images, attempt {one['attempt']}, {_megabytes(one['bytes'])}"
+            f"{figures}; kept by: {kept}"
+        )
+    return [*lines, *(f"half written: {path}" for path in unfinished)]
+
+
+def pruning_values(pruned: "Sequence[Pruning]", done: bool) -> dict[str, Any]:
+    return {"done": done, "bytes": sum(one.bytes for one in pruned), "runs": [asdict(one) for one in pruned]}
+
+
+def pruning_lines(pruned: "Sequence[Pruning]", done: bool) -> list[str]:
+    lines = []
+    for one in pruned:
+        if one.whole:
+            lines.append(f"run {one.run}, whole: {_megabytes(one.bytes)}")
+        else:
+            lines += [f"checkpoint {path}" for path in one.checkpoints]
+            lines += [f"half-written checkpoint {path}" for path in one.unfinished]
+        if one.kept:
+            lines.append(f"{'the rest of ' if one.bytes else ''}run {one.run} stays: {one.kept}")
+    total = _megabytes(sum(one.bytes for one in pruned))
+    what = (
+        f"{sum(one.whole for one in pruned)} runs and {sum(len(one.checkpoints) for one in pruned)} checkpoints,"
+        f" {sum(len(one.unfinished) for one in pruned)} half-written ones: {total}"
+    )
+    return [*lines, f"deleted {what}" if done else f"would delete {what}; do it: --yes"]
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / _MEGABYTE:,.1f} MB"

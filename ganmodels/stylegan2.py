@@ -131,12 +131,12 @@ class Generator(nn.Module):
         w = self.mapping(z, labels)
         if self.training:
             self._move_centre(w.detach())
-        if truncation != 1:
+        if isinstance(truncation, Tensor) or truncation != 1:  # an exported graph takes it as a tensor, whatever it is
             w = self.centre.lerp(w, truncation)
         if noise is not None and len(noise) != len(self.layers):
             raise ValueError(f"{len(noise)} layers of noise for a generator of {len(self.layers)}")
         each: Iterator[Tensor | None] = repeat(None) if noise is None else iter(noise)
-        x = self.constant.expand(len(w), -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = self.constant.expand(w.shape[0], -1, -1, -1).contiguous(memory_format=torch.channels_last)
         x = self.layers[0](x, w, next(each))
         image = self.to_image[0](x, w)
         for up, layer, to_image in zip(self.layers[1::2], self.layers[2::2], self.to_image[1:], strict=True):

@@ -4,7 +4,6 @@ Endpoints and secrets are not in it: they come from the environment, under the n
 uses (`MLFLOW_TRACKING_URI`, `PREFECT_API_URL`, `RAY_ADDRESS`, `AWS_*`). All durations are in images seen.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -13,11 +12,26 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    FiniteFloat,
     StrictInt,
     model_validator,
 )
 
-from ganmodels.spec import NetworkSpec, pyramid
+from ganmodels.spec import NetworkSpec
+from pipeline.config_values import (
+    Extra,
+    Line,
+    Name,
+    Operation,
+    PixelRange,
+    Positive,
+    colour,
+    first_and_last,
+    network_resolution,
+    number_or_range,
+    of_collectives,
+    sorted_once,
+)
 from pipeline.digest import digest
 from pipeline.errors import UserError
 from pipeline.ingest.problems import Policy, complete_policies
@@ -38,7 +52,12 @@ OPERATIONAL: dict[str, Any] = {"operational": True}
 # Marks a key that came after the first runs: at its default it does not count, so that they keep their names.
 LATER: dict[str, Any] = {"later": True}
 
+LATER_OPERATIONAL = LATER | OPERATIONAL
+
 _SHAPES = {"mnist5k": (28, 1), "stacked_mnist": (28, 3)}  # of built-in sources: pixels a side, channels
+
+PACKAGED_FEATURES = "efficientnet-lite0"
+OWN_CLASSIFIER = "own-classifier"
 
 _SMOOTHED = ("saturating", "non_saturating")  # ganmodels.losses has it too, and takes torch along
 
@@ -46,22 +65,6 @@ _SMOOTHED = ("saturating", "non_saturating")  # ganmodels.losses has it too, and
 NUMERICS_VERSION = 3
 # Beside it, where the change is to one family alone, so that the runs of the others keep their names.
 FAMILY_NUMERICS = {"stylegan2": 1}
-
-
-def _not_taken(name: str) -> str:
-    if name == "Default":
-        raise ValueError("Default is MLflow's own experiment; take another name")
-    if ".promotion-lock" in name:
-        raise ValueError("names with .promotion-lock are those of locks; take another name")
-    return name
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"), AfterValidator(_not_taken)]
-Positive = Annotated[StrictInt, Field(gt=0)]  # else `true` would be 1
-Operation = Literal[
-    "xflip", "rotate90", "xint", "scale", "rotate", "aniso", "xfrac", "brightness", "contrast", "lumaflip", "hue",
-    "saturation", "imgfilter", "noise", "cutout",
-]  # fmt: skip
 
 
 class Section(BaseModel):
@@ -84,19 +87,6 @@ class Section(BaseModel):
         return isinstance(extra, dict) and mark.items() <= extra.items()
 
 
-def _network_resolution(value: int | None) -> int | None:
-    if value is not None:
-        pyramid(NetworkSpec("", value, 1))
-    return value
-
-
-def _colour(value: Any) -> str:
-    value = str(value).lower()
-    if value in ("white", "black") or re.fullmatch("#[0-9a-f]{6}", value):
-        return {"#ffffff": "white", "#000000": "black"}.get(value, value)
-    raise ValueError('write white, black or a colour in quotes, "#rrggbb"')
-
-
 class DataGate(Section):
     """How far a dataset version may be from the last one that was trained on."""
 
@@ -106,10 +96,6 @@ class DataGate(Section):
     size_shift: Share = Field(
         0.2, description="Kolmogorov-Smirnov distance by which the source widths, or the heights, may shift"
     )
-
-
-def _sorted_once(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(set(names)))
 
 
 class Data(Section):
@@ -130,7 +116,7 @@ class Data(Section):
         None, min_length=1, json_schema_extra=OPERATIONAL,
         description="column of the images' bytes or paths; default: the only one",
     )  # fmt: skip
-    resolution: Annotated[StrictInt | None, AfterValidator(_network_resolution)] = Field(
+    resolution: Annotated[StrictInt | None, AfterValidator(network_resolution)] = Field(
         None, description="pixels a side: 28 or a power of two; default 28 for built-in digits, else 64"
     )
     channels: Literal[1, 3, None] = Field(None, description="1 grey or 3 RGB; default 1 for mnist5k, else 3")
@@ -141,7 +127,7 @@ class Data(Section):
         95, ge=1, le=100, json_schema_extra=OPERATIONAL,  # it counts through the dataset's digest, for jpeg alone
         description="of jpeg",
     )  # fmt: skip
-    background: Annotated[str, BeforeValidator(_colour)] = Field(
+    background: Annotated[str, BeforeValidator(colour)] = Field(
         "white", description='what lies under transparent pixels: white, black or "#rrggbb"'
     )
     # What comes of these three counts, through the dataset's digest.
@@ -161,7 +147,7 @@ class Data(Section):
     window: Positive = Field(2, description="shards among which a stream shuffles at a time")
     gate: DataGate = Field(DataGate(), json_schema_extra=OPERATIONAL, description="what stops a run before it trains")
     mirror: bool = Field(False, description="show half of the images, another half each time, flipped left to right")
-    only: Annotated[tuple[str, ...], AfterValidator(_sorted_once)] = Field(
+    only: Annotated[tuple[str, ...], AfterValidator(sorted_once)] = Field(
         (), description="classes to train on; default: all"
     )
     balance: bool = Field(False, description="show each class as often as every other, however many images it has")
@@ -295,7 +281,36 @@ class Training(Section):
     )  # fmt: skip
     log_every: Positive = Field(2_000, json_schema_extra=OPERATIONAL, description="images between telemetry points")
     checkpoint_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between checkpoints")
-    evaluate_every: Positive = Field(20_000, json_schema_extra=OPERATIONAL, description="images between sample grids")
+    keep_last: Positive = Field(3, json_schema_extra=LATER_OPERATIONAL, description="newest checkpoints that are kept")
+    keep_best: StrictInt = Field(
+        1, ge=0, json_schema_extra=LATER_OPERATIONAL,
+        description="checkpoints that are kept for the lowest Frechet distance, where evaluate_images measures it",
+    )  # fmt: skip
+    evaluate_every: Positive = Field(
+        20_000, json_schema_extra=OPERATIONAL, description="images between sample grids, and measurements"
+    )
+    evaluate_images: StrictInt = Field(
+        0, ge=0, json_schema_extra=LATER_OPERATIONAL,
+        description="generated images to measure at each; 0: a grid alone, 4 at least",
+    )  # fmt: skip
+    plateau: Positive | None = Field(
+        None, json_schema_extra=LATER_OPERATIONAL,
+        description="measurements in a row without a lower Frechet distance, after which the run is done",
+    )  # fmt: skip
+    max_hours: Annotated[float, Field(gt=0)] | None = Field(
+        None, json_schema_extra=LATER_OPERATIONAL,
+        description="of a start of the run, which then stops at a checkpoint; the same command goes on",
+    )  # fmt: skip
+    # It decides on weights only where there are such steps, and is recorded with the run then.
+    nonfinite_steps: Positive = Field(
+        10, json_schema_extra=LATER_OPERATIONAL,
+        description="steps in a row without finite losses and gradients, each skipped, until the run goes back to its"
+        " last good checkpoint with half the learning rate; where that does not help, it ends",
+    )  # fmt: skip
+    profile: Annotated[str, AfterValidator(first_and_last)] | None = Field(
+        None, json_schema_extra=LATER_OPERATIONAL,
+        description="steps FROM-TO of which torch's profiler writes a trace into the run's folder",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _augments(self) -> "Training":
@@ -321,9 +336,35 @@ class Training(Section):
 class Evaluation(Section):
     """How a generator is measured, and what the gate asks for."""
 
-    images: StrictInt = Field(2_000, ge=4, description="generated images a seed")
+    images: StrictInt = Field(2_000, ge=6, description="generated images a seed")
     seeds: tuple[Annotated[StrictInt, Field(ge=0)], ...] = Field((0, 1), min_length=2, description="generation seeds")
     minimum_images: Positive = Field(2_000, description="images a side that it takes to replace a champion")
+    extra: Annotated[tuple[Extra, ...], AfterValidator(sorted_once)] = Field(
+        (), json_schema_extra=LATER, description="figures that cost as much as all others together, and more"
+    )
+    features: str = Field(
+        PACKAGED_FEATURES, min_length=1, json_schema_extra=LATER,
+        description="efficientnet-lite0; own-classifier, trained on the dataset's labels; or a TorchScript module: a"
+        " local path, https://, s3:// or gs://",
+    )  # fmt: skip
+    features_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, json_schema_extra=LATER, description="of the module's file, which is not loaded if it has another"
+    )
+    features_pixels: Positive | None = Field(None, json_schema_extra=LATER, description="a side that the module takes")
+    features_range: PixelRange = Field(
+        "0-255", json_schema_extra=LATER, description="of the pixels that the module takes, as float32"
+    )
+
+    @model_validator(mode="after")
+    def _module_is_known(self) -> "Evaluation":
+        ours = self.features in (PACKAGED_FEATURES, OWN_CLASSIFIER)
+        for key in ("features_sha256", "features_pixels"):
+            if ours != (getattr(self, key) is None):
+                told = f"has no meaning for {self.features}" if ours else f"is needed for features {self.features}"
+                raise ValueError(f"{key} {told}")
+        if ours and self.features_range != "0-255":
+            raise ValueError(f"features_range has no meaning for {self.features}")
+        return self
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "Evaluation":
@@ -332,18 +373,77 @@ class Evaluation(Section):
         return self
 
 
+class Limit(Section):
+    """Bounds of a figure; the bounds themselves are allowed."""
+
+    least: FiniteFloat | None = None
+    most: FiniteFloat | None = None
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> "Limit":
+        if self.least is None and self.most is None:
+            raise ValueError("give least, most or both")
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise ValueError(f"nothing is at least {self.least:g} and at most {self.most:g}")
+        return self
+
+
 class Release(Section):
-    """Where the generator goes."""
+    """Where the generator goes, and what the gate asks of it, champion or no champion."""
 
     model: Name | None = Field(None, description="name in the registry; default: the recipe's name")
+    limits: dict[str, Limit] = Field(
+        {}, json_schema_extra=LATER,
+        description="by a figure's short name, {least: 0.1, most: 50}; one that is missing is outside",
+    )  # fmt: skip
+    minimum_coverage: Share = Field(
+        0.05, json_schema_extra=LATER,
+        description="share of the held-out images that have a generated one among their like; 0: not asked, nor of"
+        " fewer than 200 held-out images",
+    )  # fmt: skip
+    licence: Line | None = Field(
+        None, json_schema_extra=LATER, description="what the released generator may be used for, CC-BY-4.0 say"
+    )
 
 
 class Cluster(Section):
     """What it runs on."""
 
-    workers: Annotated[StrictInt, Field(ge=1)] | None = Field(
-        None, description="training processes; default: one a GPU, else one a core, two at most"
+    workers: Annotated[int | str | None, BeforeValidator(number_or_range)] = Field(
+        None,
+        description="training processes: a number; a range such as 1-4, to go on with what is there as machines come"
+        " and go; 0: in this process, without Ray; default: one a GPU, else one a core, two at most",
+    )  # fmt: skip
+    cpus_per_worker: Positive | None = Field(
+        None, json_schema_extra=LATER, description="default: the share of a single machine, and 1 on several"
     )
+    placement: Literal["PACK", "SPREAD"] = Field(
+        "PACK", json_schema_extra=LATER, description="workers on as few machines as they fit on, or on as many"
+    )
+    wait_seconds: StrictInt = Field(
+        60, ge=0, json_schema_extra=LATER,
+        description="how long a cluster named by RAY_ADDRESS may take to have what the workers need, once it was asked",
+    )  # fmt: skip
+    stall_seconds: Positive = Field(
+        15, json_schema_extra=LATER,
+        description="silence after which a worker counts as stalled: it is named, killed, and the group started again",
+    )  # fmt: skip
+    environment: Annotated[dict[str, str], AfterValidator(of_collectives)] = Field(
+        {}, json_schema_extra=LATER, description="settings of NCCL and gloo for the workers, NCCL_SOCKET_IFNAME say"
+    )
+
+    @property
+    def sizes(self) -> tuple[int, int] | None:
+        """The fewest and the most workers; None: what there is."""
+        if self.workers is None:
+            return None
+        fewest, _, most = str(self.workers).partition("-")
+        return int(fewest), int(most or fewest)
+
+    @property
+    def most(self) -> int:
+        """Workers at most, as far as the recipe says; 1 otherwise."""
+        return self.sizes[1] if self.sizes else 1
 
 
 class Config(Section):
@@ -370,8 +470,16 @@ class Config(Section):
                 f"training.accumulate {self.training.accumulate} does not divide the {rows} rows that"
                 f" training.batch {self.training.batch} gives each of data.streams {self.data.streams}"
             )
-        if (self.cluster.workers or 1) > self.data.streams:
+        if self.cluster.most > self.data.streams:
             raise ValueError(f"cluster.workers {self.cluster.workers} is more than data.streams {self.data.streams}")
+        return self
+
+    @model_validator(mode="after")
+    def _plateau_is_measured(self) -> "Config":
+        if self.training.plateau and not self.training.evaluate_images:
+            raise ValueError("training.plateau has no meaning without training.evaluate_images")
+        if 0 < self.training.evaluate_images < 4:
+            raise ValueError("training.evaluate_images is 0 or 4 at least")
         return self
 
     @property
@@ -409,10 +517,13 @@ class Config(Section):
             )
         return spec
 
-    def run_name(self, dataset_digest: str, precision: str, init_sha256: str | None = None) -> str:
+    def run_name(
+        self, dataset_digest: str, precision: str, init_sha256: str | None = None, fork_sha256: str | None = None
+    ) -> str:
         """`<name>-<12 hex>`: the same for everything that gives the same weights.
 
-        `precision` is resolved, and `init_sha256` names the weights behind `training.init`.
+        `precision` is resolved, `init_sha256` names the weights behind `training.init`, `fork_sha256` the checkpoint
+        that a fork begins with.
         """
         of_family = FAMILY_NUMERICS.get(self.model.family)
         parts = {
@@ -421,6 +532,7 @@ class Config(Section):
             "data": self.data.identity(),
             "model": self.model.identity(),
             "training": {**self.training.identity(), "precision": precision, "init": init_sha256},
+            **({"fork": fork_sha256} if fork_sha256 else {}),
         }
         return f"{self.name}-{digest(parts)[:12]}"
 

@@ -6,18 +6,25 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import ray
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayTaskError, WorkerCrashedError
 
-from pipeline.errors import Unavailable
+from pipeline.errors import Unavailable, UserError
+from pipeline.patience import first_line
 from pipeline.ray_guard import guarded
+from pipeline.redact import redact
+
+TRIES = 3  # of a task whose process dies
+_FREED_SECONDS = 5.0
 
 # Where a Ray that was started stays until a whole command ends, not a stage.
 _keeper: ContextVar[ExitStack | None] = ContextVar("keeper", default=None)
@@ -25,7 +32,10 @@ _keeper: ContextVar[ExitStack | None] = ContextVar("keeper", default=None)
 
 @contextmanager
 def one_cluster() -> Iterator[None]:
-    """Within, the first `cluster()` that starts Ray leaves it running for the next ones."""
+    """Within, the first `cluster()` that starts Ray leaves it running for the next ones, until the outermost ends."""
+    if _keeper.get():
+        yield
+        return
     with ExitStack() as stack:
         token = _keeper.set(stack)
         try:
@@ -48,6 +58,30 @@ def cluster() -> Iterator[None]:
             yield
 
 
+def other_machines() -> bool:
+    """Whether the cluster that RAY_ADDRESS names, or that this process is in, has CPUs on others than this machine.
+
+    Starts no Ray of our own. Raises Unavailable where none answers at RAY_ADDRESS.
+    """
+    if not ray.is_initialized() and os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
+        return False
+    with cluster():
+        here = ray.get_runtime_context().get_node_id()
+        others = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here)
+        return any(node["Resources"].get("CPU") for node in others)
+
+
+def has_room() -> bool:
+    """Whether the cluster has a CPU free, or soon has: what a group of workers held is not free at once."""
+    deadline = time.monotonic() + _FREED_SECONDS
+    with cluster():
+        while ray.available_resources().get("CPU", 0) < 1:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.2)
+    return True
+
+
 @contextmanager
 def _started() -> Iterator[None]:
     # `ray.init()` without an address would attach to whatever runs, or hang on the address file of a dead
@@ -62,7 +96,7 @@ def _started() -> Iterator[None]:
             own = {"include_dashboard": False, "_temp_dir": folder}
         stack.enter_context(_own_sigterm())
         stack.callback(ray.shutdown)
-        with _own_sigterm():
+        with _own_sigterm(), _in_groups_of_their_own():
             _join(address, own)
         gc.collect()
         stack.callback(gc.unfreeze)
@@ -72,13 +106,37 @@ def _started() -> Iterator[None]:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray puts in a SIGTERM handler of its own when it starts, and takes out any when it ends."""
+    """Ray puts in a SIGTERM handler of its own when it starts, which exits, and takes out any when it ends."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit as exit:
+        if exit.code == signal.SIGTERM and callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+
+
+_apart = threading.Event()  # set while what is started is to have a process group of its own
+
+
+@contextmanager
+def _in_groups_of_their_own() -> Iterator[None]:
+    """Processes that are started within, which are Ray's: a signal for the group of this one, as supervisors send it,
+    would end them under the run that it asks to stop at a checkpoint."""
+    _listen_for_forks()
+    _apart.set()
+    try:
+        yield
+    finally:
+        _apart.clear()
+
+
+@cache
+def _listen_for_forks() -> None:
+    os.register_at_fork(after_in_child=lambda: os.setpgrp() if _apart.is_set() else None)
 
 
 def _join(address: str, own: dict[str, Any]) -> None:
@@ -86,8 +144,15 @@ def _join(address: str, own: dict[str, Any]) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except ConnectionError as error:
         raise Unavailable(
-            f"no Ray cluster answers at RAY_ADDRESS={address}: {str(error).splitlines()[0]};"
+            f"no Ray cluster answers at RAY_ADDRESS={redact(address)}: {first_line(error)};"
             " start it, or unset RAY_ADDRESS to run on this machine"
+        ) from None
+    except RuntimeError as error:
+        if address == "local":
+            raise
+        raise UserError(
+            f"the Ray cluster at RAY_ADDRESS={redact(address)} can not be joined: {first_line(error)};"
+            " install there what is installed here, or unset RAY_ADDRESS to run on this machine"
         ) from None
 
 
@@ -114,6 +179,17 @@ def run_tasks(
             yield _result(*under_way.popleft())
     while under_way:
         yield _result(*under_way.popleft())
+
+
+def insisting(
+    run: Callable[..., Iterator[Any]], function: Callable[..., Any], shared: Any, arguments: Iterable[Any]
+) -> Iterator[Any]:
+    """As `run`, which is `run_tasks`; but a task that died is tried again by itself, and is Died after `TRIES`."""
+    for result in run(function, shared, arguments):
+        for _ in range(TRIES - 1):
+            if isinstance(result, Died):
+                (result,) = run(function, shared, [result.argument])
+        yield result
 
 
 # One for all functions, so that workers which have done one kind of work have what they need for the next. Whether a

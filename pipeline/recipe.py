@@ -25,6 +25,19 @@ def load_config(recipe: str, overrides: list[str] | None = None) -> Config:
     return parse_config(values, f"recipe {recipe}")
 
 
+def with_evaluation(config: Config, overrides: list[str] | None) -> Config:
+    """The recipe with `evaluation.key=value` on top; raises UserError in one line, for another section too."""
+    values = config.model_dump(mode="json", exclude_unset=True)
+    if any(override.startswith("evaluation.features=") for override in overrides or []):
+        for key in ("features_sha256", "features_pixels", "features_range"):  # they are of those in the recipe
+            values.get("evaluation", {}).pop(key, None)
+    for override in overrides or []:
+        if not override.startswith("evaluation."):
+            raise UserError(f"--set {override}: only evaluation.key=value means something here")
+        _override(values, override)
+    return parse_config(values, "--set")
+
+
 def parse_config(values: dict[str, Any], origin: str) -> Config:
     """Raises UserError in one line that names `origin` and every wrong key."""
     try:

@@ -6,6 +6,7 @@ A result is small JSON that names things in storage or in the registry. They may
 read: whoever uses a result checks what it names.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.digest import digest
@@ -23,6 +24,16 @@ def recall(storage: Storage, stage: str, inputs: dict[str, Any]) -> dict[str, An
 
 def remember(storage: Storage, stage: str, inputs: dict[str, Any], result: dict[str, Any]) -> None:
     storage.write_json(_path(stage, inputs), {"inputs": inputs, "result": result})
+
+
+def all_of(storage: Storage, stage: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Inputs and result of each time that the stage finished, of what can be read."""
+    for entry in storage.list(f"results/{stage}"):
+        try:
+            kept = storage.read_json(entry.path)
+            yield kept["inputs"], kept["result"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            continue
 
 
 def _path(stage: str, inputs: dict[str, Any]) -> str:

@@ -1,23 +1,30 @@
-"""What evaluations keep of a dataset's images: their features, to be dropped with the images."""
+"""What evaluations keep of a dataset's images: features, classifiers of them, and pages that show some."""
 
 from pipeline.storage import Storage
 
+_PAGES = "evaluations/pages"
+
 
 def drop_evaluations(storage: Storage, datasets: set[str]) -> None:
-    """Deletes the kept features of these versions' images, and those that do not say whose they are.
+    """Deletes the kept features of these versions' images, the classifiers trained on them, pages on generators that
+    were measured against them, and what does not say whose it is.
 
-    All of it can be computed again.
+    All but the pages can be computed again.
     """
-    for folder in ("evaluations/real", "evaluations/generated"):
-        for entry in list(storage.list(folder)):
-            if entry.path.endswith(".json") and _dataset(storage, entry.path) in {None, *datasets}:
-                storage.delete(entry.path.removesuffix("json") + "safetensors")
-                storage.delete(entry.path)
+    for folder in ("evaluations/real", "evaluations/generated", "evaluations/classifiers"):
+        for kept in sorted({entry.path.rpartition(".")[0] for entry in storage.list(folder)}):
+            if _dataset(storage, f"{kept}.json") in {None, *datasets}:
+                storage.delete(f"{kept}.safetensors")
+                storage.delete(f"{kept}.json")
+    for page in sorted({entry.path.removesuffix(".json") for entry in storage.list(_PAGES)}):
+        if _dataset(storage, f"{page}.json") in {None, *datasets}:
+            storage.delete_folder(page)
+            storage.delete(f"{page}.json")
 
 
 def _dataset(storage: Storage, path: str) -> str | None:
     try:
         told = storage.read_json(path)
         return told["report"]["dataset"]["digest"] if "report" in told else told["dataset"]
-    except (ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

@@ -21,6 +21,9 @@ class BadGenerator(Exception):
         super().__init__(message)
         self.reason = reason
 
+    def __reduce__(self):  # from a Ray task to who waits for it
+        return BadGenerator, (self.reason, str(self))
+
 
 def generated_features(
     generator: Generator,
@@ -29,14 +32,20 @@ def generated_features(
     labels: np.ndarray | None,
     extractor: FeatureExtractor,
     on_batch: Callable[[int], None],
+    start: int = 0,
 ) -> np.ndarray:
-    """Float32 `(images, d)` of images `0 .. images - 1` of this seed; raises BadGenerator for NaN and infinities."""
-    made = generated_images(generator, images, seed, labels)
+    """Float32 `(images, d)` of images `start .. start + images - 1` of this seed, with `labels` `(images,)`.
+
+    Raises BadGenerator for NaN and infinities.
+    """
+    made = generated_images(generator, images, seed, labels, start)
     return np.concatenate([extractor(chunk, on_batch) for chunk in made])
 
 
-def generated_images(generator: Generator, images: int, seed: int, labels: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Uint8 `(n, H, W, C)`, some at a time; raises BadGenerator for NaN and infinities."""
+def generated_images(
+    generator: Generator, images: int, seed: int, labels: np.ndarray | None, start: int = 0
+) -> Iterator[np.ndarray]:
+    """Uint8 `(n, H, W, C)` of images `start .. start + images - 1`, some at a time; raises BadGenerator likewise."""
     network = generator.network
     _check_weights(network)
     # Clipped to grey levels, a NaN looks like any other pixel: it has to be seen before.
@@ -45,7 +54,7 @@ def generated_images(generator: Generator, images: int, seed: int, labels: np.nd
         for first in range(0, images, _CHUNK):
             count = min(_CHUNK, images - first)
             their_labels = None if labels is None else labels[first : first + count]
-            yield generator.sample(count, seed, their_labels, first=first)
+            yield generator.sample(count, seed, their_labels, first=start + first)
     finally:
         hook.remove()
 

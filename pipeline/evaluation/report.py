@@ -8,6 +8,7 @@ from pipeline.digest import digest
 from pipeline.shards.manifest import DatasetRef
 
 SCHEMA = 1
+_LISTS = ("seeds", "figures", "classes", "per_class")
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,30 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class ClassRow:
+    """One class of a conditional generator. `generated` images of each seed; None: not measured, as by too few images.
+
+    `frechet` is against the held-out images of the class, the floor that of the training images; `agreement` is the
+    share of the generated images in which a classifier of the training images sees this class.
+    """
+
+    name: str
+    generated: int
+    held_out: int
+    training: int
+    frechet: float | None
+    floor_frechet: float | None
+    agreement: float | None
+
+
+@dataclass(frozen=True)
 class EvaluationReport:
     """The figures of a generator against a dataset version's held-out images, and their floor.
 
     Counts are of images: `generated` for each of `seeds`, `held_out` and `training` on the real side. The floor is
     the same figure of training images in the generator's place. `weights` is the sha256 of the generator's weights,
-    `classes` those of the real images where not all of them were compared.
+    `classes` those of the real images where not all of them were compared. `per_class` has a conditional
+    generator's classes.
     """
 
     dataset: DatasetRef
@@ -41,11 +60,16 @@ class EvaluationReport:
     seeds: tuple[int, ...]
     figures: tuple[Figure, ...]
     classes: tuple[str, ...] = ()
+    per_class: tuple[ClassRow, ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
         """Values by short key."""
         return {figure.key: figure.value for figure in self.figures}
+
+    def name_of(self, key: str) -> str:
+        """The full name of the figure of this short one; KeyError where there is none."""
+        return {figure.key: figure.name for figure in self.figures}[key]
 
     @property
     def digest(self) -> str:
@@ -54,7 +78,7 @@ class EvaluationReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         values = dataclasses.asdict(self)
-        return {**values, "schema": SCHEMA, **{name: list(values[name]) for name in ("seeds", "figures", "classes")}}
+        return {**values, "schema": SCHEMA, **{name: list(values[name]) for name in _LISTS}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "EvaluationReport":
@@ -65,6 +89,7 @@ class EvaluationReport:
                 raise ValueError("its schema is another")
             values["dataset"] = DatasetRef(**values["dataset"])
             values["figures"] = tuple(Figure(**figure) for figure in values["figures"])
+            values["per_class"] = tuple(ClassRow(**row) for row in values.get("per_class", ()))
             listed = {name: tuple(values.get(name, ())) for name in ("seeds", "classes")}
             return cls(**{**values, **listed})
         except (TypeError, KeyError, ValueError) as error:
@@ -82,15 +107,20 @@ class Naming:
     training: int
     classes: tuple[str, ...] = ()
 
-    def of_generator(self, key: str, value: float, seeds: tuple[int, ...]) -> Figure:
-        """The mean over `seeds`, or the figure of the one."""
+    def of_generator(self, key: str, value: float, seeds: tuple[int, ...], how: str = "") -> Figure:
+        """The mean over `seeds`, or the figure of the one. `how` it is computed, where the key does not say it."""
         told = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
-        return self._figure(key, value, f"{self.generated} generated vs {self.held_out} held out, {told}")
+        return self._figure(key, value, f"{self.generated} generated vs {self.held_out} held out, {told}", how)
 
-    def of_floor(self, key: str, value: float) -> Figure:
-        return self._figure(f"floor_{key}", value, f"{self.training} training vs {self.held_out} held out")
+    def of_paths(self, key: str, value: float, paths: int, seed: int, how: str) -> Figure:
+        """Of so many paths between latents of this seed; no real image has a part in it."""
+        return self._figure(key, value, f"{paths} paths, seed {seed}", how)
 
-    def _figure(self, key: str, value: float, sides: str) -> Figure:
+    def of_floor(self, key: str, value: float, how: str = "") -> Figure:
+        return self._figure(f"floor_{key}", value, f"{self.training} training vs {self.held_out} held out", how)
+
+    def _figure(self, key: str, value: float, sides: str, how: str) -> Figure:
+        told = f"{how}, {self.features}" if how else self.features
         of = f"{self.dataset.name} {self.dataset.digest[:12]}"
         shown = f" of {', '.join(self.classes)}" if self.classes else ""
-        return Figure(f"{key}[{self.features}, {sides}, {of}{shown}]", value)
+        return Figure(f"{key}[{told}, {sides}, {of}{shown}]", value)

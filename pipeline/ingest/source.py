@@ -81,6 +81,12 @@ _BUILT_IN: dict[str, Callable[[Options], Source]] = {
     stacked_mnist.NAME: stacked_mnist.StackedMnist,
 }
 
+
+def is_built_in(source: str) -> bool:
+    """Whether it is a name, and no place."""
+    return source in _BUILT_IN
+
+
 _FILES = "zip, tar, Parquet, CSV, JSONL, IDX or CIFAR-10 file"
 
 

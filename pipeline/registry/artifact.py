@@ -5,34 +5,39 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.redact import redact
-from pipeline.storage import Storage, cache_root, sha256
+from pipeline.registry.found import Found
+from pipeline.storage import Storage, sha256
 
 WEIGHTS = "generator.safetensors"
 SPEC = "spec.json"
 ENCODER = "encoder.safetensors"  # where the generator has one
+
+_ELSEWHERE = ("file:", "s3:", "gs:")
 
 
 class ArtifactError(Exception):
     """A released file cannot be fetched, or is not what was released; the message names it."""
 
 
-def read_release(
-    storage: Storage,
-    model: str,
-    version: int,
-    uri: str,
-    tracking_uri: str,
-    sha256s: dict[str, str],
-) -> dict[str, bytes]:
-    """Those files of a version whose names are given, each with the sha256 that the registry's database gives.
+def read_release(cache: Storage, found: Found, tracking_uri: str) -> dict[str, bytes]:
+    """A release's files by name, each with the sha256 that the registry's database gives.
 
     A cached file that fails its sha256 is fetched anew, once. Raises ArtifactError.
     """
-    cache = Storage(str(cache_root(storage)))
+    folder = f"{found.uri}/{found.folder}" if found.folder else found.uri
+    sha256s = {WEIGHTS: found.weights_sha256, SPEC: found.spec_sha256}
+    if found.encoder_sha256 is not None:
+        sha256s[ENCODER] = found.encoder_sha256
 
     def read(name: str, sha: str) -> bytes:
-        path = f"models/{model}/{version}/{name}"
-        return _cached(cache, path, sha, lambda: _download(f"{uri}/{name}", tracking_uri))
+        path = f"models/{found.model}/{found.version}/{name}"
+
+        def download() -> bytes:
+            if found.stale and not folder.startswith(_ELSEWHERE):  # it would come through the server that is away
+                raise ArtifactError(f"{path} is not whole in the cache, and what has it does not answer; try later")
+            return _download(f"{folder}/{name}", tracking_uri)
+
+        return _cached(cache, path, sha, download)
 
     return {name: read(name, sha) for name, sha in sha256s.items()}
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import mlflow.pyfunc
 import pandas as pd
@@ -18,6 +19,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from pipeline.registry.artifact import ENCODER, SPEC, WEIGHTS
 
 FOLDER = "artifacts"  # MLflow's name for where a pyfunc's files lie in its model
+_NEEDED = ("mlflow", "ganline", "torch", "safetensors", "numpy", "pandas", "pillow")  # by what it does there
 _CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
@@ -28,10 +30,11 @@ def log_generator(
     document: bytes,
     encoder: bytes | None,
     classes: int,
-    images: int,
+    lineage: dict[str, Any],
 ) -> LoggedModel:
     """A whole LoggedModel of this run: `artifacts/` holds `weights`, `document` and any `encoder` byte for byte.
 
+    `lineage` is what it was made from and how, with the `images` seen; MLflow shows it as the model's metadata.
     Unlike `mlflow.pyfunc.log_model`, touches no global state of MLflow's and makes no image.
     """
     experiment = client.get_run(run_id).info.experiment_id
@@ -40,9 +43,9 @@ def log_generator(
     try:
         with TemporaryDirectory() as temporary:
             with _quiet():
-                _save(Path(temporary), model, weights, document, encoder, classes)
+                _save(Path(temporary), model, weights, document, encoder, classes, lineage)
             client.log_model_artifacts(model.model_id, str(Path(temporary, "model")))
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=images)])
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=int(lineage["images"]))])
     except BaseException:
         with suppress(MlflowException):
             client.finalize_logged_model(model.model_id, "FAILED")
@@ -51,7 +54,13 @@ def log_generator(
 
 
 def _save(
-    folder: Path, model: LoggedModel, weights: bytes, document: bytes, encoder: bytes | None, classes: int
+    folder: Path,
+    model: LoggedModel,
+    weights: bytes,
+    document: bytes,
+    encoder: bytes | None,
+    classes: int,
+    lineage: dict[str, Any],
 ) -> None:
     files = {"weights": (WEIGHTS, weights), "spec": (SPEC, document)}
     if encoder is not None:
@@ -75,7 +84,8 @@ def _save(
         signature=signature,
         input_example=pd.DataFrame(example),
         # Named, or MLflow runs the model in a process of its own to find out.
-        pip_requirements=[f"{name}=={_release(name)}" for name in ("mlflow", "ganline", "torch")],
+        pip_requirements=[f"{name}=={_release(name)}" for name in _NEEDED],
+        metadata={"ganline": lineage},
         # Or it copies the project files of whichever folder we were started in.
         uv_project_path=str(folder),
         mlflow_model=Model(

@@ -14,11 +14,16 @@ from mlflow.tracking import MlflowClient
 from ganmodels.spec import NetworkSpec
 from pipeline.digest import canonical_json, digest
 from pipeline.errors import Unavailable, UserError
+from pipeline.patience import first_line
+from pipeline.progress import note
+from pipeline.redact import redact_within
+from pipeline.registry import audit
 from pipeline.registry.gate import Decision
 from pipeline.registry.lookup import check_released, registered, resolve
 from pipeline.registry.promotion_lock import Held, promotion_lock
 from pipeline.registry.reference import CHAMPION, PREVIOUS, check_model_name
-from pipeline.registry.runs import log_file
+from pipeline.registry.reported import EVALUATION, PAGE
+from pipeline.registry.runs import log_file, log_files
 from pipeline.storage import sha256
 
 _LONGEST_TAG = 5000  # MLflow itself takes more, some backends do not
@@ -27,7 +32,7 @@ _LONGEST_REASON = 500
 # On the registered model while a rollback is on its way: the version that it goes to.
 _ROLLING_BACK = "ganline.rolling_back"
 # On a version that a rollback took `champion` from.
-_ROLLED_BACK = "ganline.rolled_back"
+ROLLED_BACK = "ganline.rolled_back"
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ def register(
     """The number of the version that holds these weights, made if this run has none yet.
 
     `weights` is a safetensors file, and so is any `encoder`. `lineage` has `classes` (their names, in order), and
-    `dataset`, `config` (digests), `run`, `checkpoint` (names) and `images`. The version has no alias, and is a
-    model of MLflow's too: `mlflow models serve` serves it.
+    `dataset`, `config` (digests), `run`, `checkpoint` (names), `images`, and a `licence` if there is one. The version
+    has no alias, and is a model of MLflow's too: `mlflow models serve` serves it.
     """
     check_model_name(model)
     classes = list(lineage.get("classes") or [])
@@ -71,9 +76,9 @@ def register(
 
     from pipeline.registry.packaging import FOLDER, log_generator  # mlflow.pyfunc takes a second to import
 
-    others = {key: value for key, value in lineage.items() if key != "classes"}
+    others = {"model": model} | {key: value for key, value in lineage.items() if key != "classes"}
     document = canonical_json({"spec": spec.to_dict(), "classes": classes, "lineage": others})
-    logged = log_generator(client, run_id, weights, document, encoder, spec.classes, int(lineage["images"]))
+    logged = log_generator(client, run_id, weights, document, encoder, spec.classes, others)
     try:
         client.create_registered_model(model)
     except MlflowException as error:
@@ -89,6 +94,7 @@ def register(
             **files,
             "ganline.spec.sha256": sha256(document),
             "ganline.folder": FOLDER,
+            "ganline.logged_model": logged.model_id,  # MLflow's database keeps no word of it
             "ganline.network": network,
             **{f"ganline.{key}": str(lineage[key]) for key in ("dataset", "config", "run", "checkpoint")},
         },
@@ -112,33 +118,38 @@ def settle(
     version: int,
     judge: Callable[[int | None], tuple[Decision, bytes | None]],
     attempts: int = 3,
+    by: str | None = None,
 ) -> Release:
     """Has `version` judged against the champion, writes the decision on it, and does what it says.
 
     `judge(champion)` gives the decision and the evaluation report. It may take its time: no lock is held
     meanwhile, and if the champion has moved when it is done, it is called again with the new one. It is not
-    called for a version that is champion already. Raises UserError as `promote` does, and if the champion
-    moves under each of the `attempts`.
+    called for a version that is champion already. `by` is who asks for it; this process by default. Raises UserError
+    as `promote` does, and if the champion moves under each of the `attempts`.
     """
     for _ in range(attempts):
         chosen, champion = _released(client, model, version), champion_version(client, model)
         if champion == version and (old := _promoted(chosen)):
+            _complete_audit(client, chosen)
             return _release(chosen, CHAMPION, old)
-        if _ROLLED_BACK in chosen.tags:  # a person's word against it stands until a person's word for it
-            reason = f"it was rolled back {chosen.tags[_ROLLED_BACK]}; `ganline promote {model} --version {version}`"
+        if ROLLED_BACK in chosen.tags:  # a person's word against it stands until a person's word for it
+            reason = f"it was rolled back {chosen.tags[ROLLED_BACK]}; `ganline promote {model} --version {version}`"
             decision = Decision(False, reason, "rolled_back", {}, champion)
-            record_decision(client, model, version, decision)
+            audit.write(client, chosen, record_decision(client, model, version, decision, by=by))
             return _release(chosen, None, decision)
         decision, report = judge(champion)
         evidence = log_evaluation(client, chosen, report) if report else {}  # may take longer than a lock lasts
         if not decision.promoted:
-            record_decision(client, model, version, decision, evidence)
+            audit.write(client, chosen, record_decision(client, model, version, decision, evidence, by))
             return _release(chosen, None, decision)
+        entry = None
         with promotion_lock(client, model) as lock:
             if champion_version(client, model) == champion:
-                record_decision(client, model, version, decision, evidence)
+                entry = record_decision(client, model, version, decision, evidence, by)
                 _make_champion(client, model, version, lock)
-                return _release(chosen, CHAMPION, decision)
+        if entry:
+            _audit_after(client, chosen, entry)
+            return _release(chosen, CHAMPION, decision)
     raise Unavailable(
         f"the champion of {model} moved {attempts} times while version {version} was being judged;"
         " see who else releases it, then do it again"
@@ -175,22 +186,44 @@ def log_evaluation(client: MlflowClient, chosen: ModelVersion, report: bytes) ->
     folder = digest([chosen.tags["ganline.weights.sha256"], chosen.tags["ganline.spec.sha256"], sha])[:12]
     path = f"release/{folder}/evaluation.json"
     log_file(client, chosen.run_id or "", report, path)
-    return {"ganline.evaluation": path, "ganline.evaluation.sha256": sha}
+    return {EVALUATION: path, f"{EVALUATION}.sha256": sha}
+
+
+def name_page(client: MlflowClient, model: str, version: int, name: str, files: dict[str, bytes]) -> None:
+    """Stores the page on a version, `index.html` and what lies beside it, among the artifacts of the version's run.
+
+    The version's tag `ganline.page` is the page's path there. Another page needs another `name`.
+    """
+    chosen, folder = _released(client, model, version), f"release/page-{name[:12]}"
+    log_files(client, chosen.run_id or "", files, folder)
+    client.set_model_version_tag(model, str(version), PAGE, f"{folder}/index.html")
 
 
 def record_decision(
-    client: MlflowClient, model: str, version: int, decision: Decision, evidence: dict[str, str] | None = None
-) -> None:
+    client: MlflowClient,
+    model: str,
+    version: int,
+    decision: Decision,
+    evidence: dict[str, str] | None = None,
+    by: str | None = None,
+) -> dict[str, Any]:
     """Writes the decision on the version, and with it `evidence`, the tags of what it was made on. Moves no alias.
 
-    Tags: `ganline.decision` (canonical JSON), `ganline.promoted`, `ganline.reason`.
+    Tags: `ganline.decision` (canonical JSON), `ganline.promoted`, `ganline.reason`. The page on another evaluation is
+    the version's no more. Gives the entry for the audit.
     """
+    if evidence:
+        before = client.get_model_version(model, str(version)).tags
+        if PAGE in before and before.get(EVALUATION) != evidence[EVALUATION]:
+            client.delete_model_version_tag(model, str(version), PAGE)
+    entry = _entry(model, version, decision, by) | ({"evaluation": evidence} if evidence else {})
     tags = dict(evidence or {})
     tags["ganline.promoted"] = str(decision.promoted).lower()
     tags["ganline.reason"] = decision.reason[:_LONGEST_REASON]
-    tags["ganline.decision"] = _as_tag(decision)  # last: what else is there belongs to it
+    tags["ganline.decision"] = _as_tag(entry)  # last: what else is there belongs to it
     for key, value in tags.items():
         client.set_model_version_tag(model, str(version), key, value)
+    return entry
 
 
 def promote(client: MlflowClient, model: str, version: int, reason: str | None = None) -> Release:
@@ -241,14 +274,18 @@ def rollback(client: MlflowClient, model: str) -> Release:
             client.set_registered_model_tag(model, _ROLLING_BACK, str(target))
             if champion is not None:
                 client.set_registered_model_alias(model, PREVIOUS, str(champion))
-                client.set_model_version_tag(model, str(champion), _ROLLED_BACK, f"to version {target}")
+                client.set_model_version_tag(model, str(champion), ROLLED_BACK, f"to version {target}")
             lock.check()
             client.set_registered_model_alias(model, CHAMPION, str(target))
-        if _ROLLED_BACK in chosen.tags:
-            client.delete_model_version_tag(model, str(target), _ROLLED_BACK)
+        if ROLLED_BACK in chosen.tags:
+            client.delete_model_version_tag(model, str(target), ROLLED_BACK)
         with suppress(MlflowException):  # there was nothing to do
             client.delete_registered_model_tag(model, _ROLLING_BACK)
     reason = "rolled back" if champion in (None, target) else f"rolled back from version {champion}"
+    _audit_after(client, chosen, _entry(model, target, Decision(True, reason, "rollback", {}, champion)))
+    if champion not in (None, target):
+        left = Decision(False, f"rolled back to version {target}", "rollback", {}, target)
+        _audit_after(client, resolve(client, model, champion), _entry(model, champion, left))
     return Release(model, target, CHAMPION, chosen.run_id or "", True, reason)
 
 
@@ -258,14 +295,38 @@ def _promote(
     _released(client, model, version)  # no lock for a model that does not exist
     with promotion_lock(client, model) as lock:
         chosen, old = _released(client, model, version), champion_version(client, model)
-        if _ROLLED_BACK in chosen.tags:
-            client.delete_model_version_tag(model, str(version), _ROLLED_BACK)
-        if old == version and (decision := _promoted(chosen)):
-            return _release(chosen, CHAMPION, decision)
-        decision = decide(old, chosen)
-        record_decision(client, model, version, decision)
-        _make_champion(client, model, version, lock)
+        if ROLLED_BACK in chosen.tags:
+            client.delete_model_version_tag(model, str(version), ROLLED_BACK)
+        known = _promoted(chosen) if old == version else None
+        if known is None:
+            decision = decide(old, chosen)
+            entry = record_decision(client, model, version, decision)
+            _make_champion(client, model, version, lock)
+    if known is not None:
+        _complete_audit(client, chosen)
+        return _release(chosen, CHAMPION, known)
+    _audit_after(client, chosen, entry)
     return _release(chosen, CHAMPION, decision)
+
+
+def _audit_after(client: MlflowClient, chosen: ModelVersion, entry: dict[str, Any]) -> None:
+    """The alias has moved by now, and no failure of the artifact store makes that undone."""
+    try:
+        audit.write(client, chosen, entry)
+    except Exception as error:  # each artifact store has its own
+        why = redact_within(first_line(error))
+        note(f"it is done, but no record of it could be stored beside version {chosen.version}: {why}")
+
+
+def _complete_audit(client: MlflowClient, chosen: ModelVersion) -> None:
+    """Stores what was decided last where that was cut off: as much of it as the version's tag has."""
+    try:
+        entry = json.loads(chosen.tags["ganline.decision"])
+        known = "id" not in entry or audit.is_written(client, chosen, entry["id"])
+    except Exception:  # the same: it is tried again next time
+        return
+    if not known:
+        _audit_after(client, chosen, entry)
 
 
 def _make_champion(client: MlflowClient, model: str, version: int, lock: Held) -> None:
@@ -295,16 +356,28 @@ def _release(chosen: ModelVersion, alias: str | None, decision: Decision) -> Rel
     return Release(chosen.name, int(chosen.version), alias, chosen.run_id or "", decision.promoted, decision.reason)
 
 
-def _as_tag(decision: Decision) -> str:
-    values = asdict(decision)
-    # JSON has no NaN; what refused a release should still be readable there.
-    values["figures"] = {
-        name: figure if math.isfinite(figure) else str(figure) for name, figure in decision.figures.items()
+def _entry(model: str, version: int, decision: Decision, by: str | None = None) -> dict[str, Any]:
+    """A decision as JSON: who decided what about which version, against whom, on which figures, by which rules."""
+    entry = audit.new_id()
+    return {
+        "id": entry,
+        "at": audit.decided_at(entry),
+        "by": by or audit.whoami(),
+        "model": model,
+        "version": version,
+        **asdict(decision),
+        # JSON has no NaN; what refused a release should still be readable there.
+        "figures": {name: value if math.isfinite(value) else str(value) for name, value in decision.figures.items()},
     }
-    text = canonical_json(values).decode()
+
+
+def _as_tag(entry: dict[str, Any]) -> str:
+    """Without what the tag's owner says, nor each rule; and without figures where it would be too long."""
+    told = {key: value for key, value in entry.items() if key not in ("model", "version", "checks", "evaluation")}
+    text = canonical_json(told).decode()
     if len(text) <= _LONGEST_TAG:
         return text
-    return canonical_json({**values, "figures": {}, "reason": decision.reason[:_LONGEST_REASON]}).decode()
+    return canonical_json({**told, "figures": {}, "reason": told["reason"][:_LONGEST_REASON]}).decode()
 
 
 def _decision(chosen: ModelVersion) -> Decision | None:

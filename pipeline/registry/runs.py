@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.validation import MAX_DATASET_DIGEST_SIZE, MAX_METRICS_PER_BATCH, MAX_PARAM_VAL_LENGTH
@@ -17,35 +17,36 @@ from pipeline.config import Config
 from pipeline.redact import redact
 from pipeline.registry.server import artifact_location
 
-# Sent with the last metric of each point: up to where a replay has nothing to do.
-MARKER = "images_seen"
+# Sent with each point: how far the run has come.
+IMAGES = "images_seen"
 
 
-def open_run(client: MlflowClient, config: Config, run_name: str, dataset: dict[str, Any]) -> str:
+def open_run(
+    client: MlflowClient, config: Config, run_name: str, dataset: dict[str, Any], forked_from: str | None = None
+) -> str:
     """The id of this Ganline run's MLflow run, made or continued, with status RUNNING.
 
-    `dataset` has `name`, `digest`, `samples`, `classes` and `uri`. Params keep the values of the first
-    start, because MLflow's cannot change; the tag `ganline.config` names the latest.
+    `dataset` has `name`, `digest`, `samples`, `classes` and `uri`; `forked_from` is RUN@STEP. Params keep the values
+    of the first start, because MLflow's cannot change; the tag `ganline.config` names the latest.
     """
     experiment = _experiment(client, config.name)
     tags = {
         "ganline.run": run_name,
         "ganline.dataset": dataset["digest"],
         "ganline.config": config.digest(),
+        **({"ganline.forked_from": forked_from} if forked_from else {}),
     }
-    runs = client.search_runs(
-        [experiment],
-        f"tags.`ganline.run` = '{run_name}'",
-        ViewType.ACTIVE_ONLY,
-        1,
-        ["attributes.start_time ASC"],
-    )
+    runs = _known_runs(client, experiment, run_name)
     if runs:
-        run = runs[0]
-        client.update_run(run.info.run_id, status="RUNNING")
-        client.set_tag(run.info.run_id, "ganline.config", tags["ganline.config"])
+        client.update_run(runs[0].info.run_id, status="RUNNING")
+        client.set_tag(runs[0].info.run_id, "ganline.config", tags["ganline.config"])
     else:
-        run = client.create_run(experiment, tags=tags, run_name=run_name)
+        client.create_run(experiment, tags=tags, run_name=run_name)
+        runs = _known_runs(client, experiment, run_name)
+    run, *twins = runs
+    for twin in twins:  # of a request that was repeated because its answer was lost
+        if not twin.data.metrics:
+            client.delete_run(twin.info.run_id)
     # Not only for a new run: the process may have died after it created one.
     params = dict(_flatten(config.model_dump(mode="json")))
     missing = [Param(key, params[key]) for key in params if key not in run.data.params]
@@ -59,40 +60,43 @@ def finish_run(client: MlflowClient, run_id: str, status: str) -> None:
     client.set_terminated(run_id, status)
 
 
-def last_images(client: MlflowClient, run_id: str) -> int:
-    """Images seen at the latest point that is there in full; -1 if there is none."""
-    return int(client.get_run(run_id).data.metrics.get(MARKER, -1))
+def already_sent(client: MlflowClient, run_id: str) -> dict[str, int]:
+    """For each metric that is there, the images of its latest value."""
+    # RunData's own `metrics` leaves out at which step they are.
+    return {metric.key: metric.step for metric in client.get_run(run_id).data.to_proto().metrics}
 
 
-def send_points(client: MlflowClient, run_id: str, points: Iterable[dict[str, Any]]) -> None:
-    """Logs what is not there yet, so that a replay of the whole telemetry file sends every point once.
-
-    Points of the same images must come in the same call. Where a resumed run has written a metric a
-    second time for the same images, the first counts.
-    """
-    last = last_images(client, run_id)
-    log_points(client, run_id, (point for point in points if point["images"] > last))
-
-
-def log_points(client: MlflowClient, run_id: str, points: Iterable[dict[str, Any]]) -> None:
+def send_points(client: MlflowClient, run_id: str, points: Iterable[dict[str, Any]], sent: dict[str, int]) -> None:
     """Logs `{"images": int, "time": unix seconds, "metrics": {name: float}}`, images being the step.
 
-    In order of images, and the marker last for each: whatever is cut off is above `last_images`.
+    What `sent` says is there already is left out, and `sent` learns what is there by then. So a replay of the whole
+    telemetry sends every point once, if each metric by itself comes in order of images; where a resumed run has
+    written one a second time for the same images, the first counts. If it raises, MLflow may have more than `sent`
+    knows: ask it anew.
     """
-    at: dict[int, dict[str, Metric]] = {}
+    batch: dict[tuple[str, int], Metric] = {}
+
+    def flush() -> None:
+        client.log_batch(run_id, metrics=list(batch.values()), synchronous=True)
+        sent.update((name, images) for name, images in batch)
+        batch.clear()
+
+    latest: dict[str, int] = dict(sent)
     for point in points:
         images, time = int(point["images"]), int(point["time"] * 1000)
-        there = at.setdefault(images, {})
-        for name, value in {**point["metrics"], MARKER: images}.items():
-            there.setdefault(name, Metric(name, float(value), time, images))
-    batch: list[Metric] = []
-    for _, metrics in sorted(at.items()):
-        marker = metrics.pop(MARKER)
-        if len(batch) + len(metrics) >= MAX_METRICS_PER_BATCH:
-            client.log_batch(run_id, metrics=batch, synchronous=True)
-            batch = []
-        batch += [*metrics.values(), marker]
-    client.log_batch(run_id, metrics=batch, synchronous=True)
+        for name, value in {**point["metrics"], IMAGES: images}.items():
+            if images > latest.get(name, -1):
+                batch[name, images] = Metric(name, float(value), time, images)
+                latest[name] = images
+                if len(batch) == MAX_METRICS_PER_BATCH:
+                    flush()
+    if batch:
+        flush()
+
+
+def sent_files(client: MlflowClient, run_id: str, folder: str) -> set[str]:
+    """The artifact paths in a folder of the run's artifacts."""
+    return {file.path for file in client.list_artifacts(run_id, folder)}
 
 
 def log_file(client: MlflowClient, run_id: str, data: bytes, artifact_path: str) -> None:
@@ -102,6 +106,14 @@ def log_file(client: MlflowClient, run_id: str, data: bytes, artifact_path: str)
         file = Path(folder, path.name)
         file.write_bytes(data)
         client.log_artifact(run_id, str(file), None if path.parent == PurePosixPath(".") else str(path.parent))
+
+
+def log_files(client: MlflowClient, run_id: str, files: dict[str, bytes], folder: str) -> None:
+    """Stores files by name in a folder of the run's artifacts, such as `release/page`."""
+    with TemporaryDirectory() as temporary:
+        for name, data in files.items():
+            Path(temporary, name).write_bytes(data)
+        client.log_artifacts(run_id, temporary, folder)
 
 
 def _experiment(client: MlflowClient, name: str) -> str:
@@ -118,6 +130,13 @@ def _experiment(client: MlflowClient, name: str) -> str:
     if experiment.lifecycle_stage == "deleted":
         client.restore_experiment(experiment.experiment_id)
     return experiment.experiment_id
+
+
+def _known_runs(client: MlflowClient, experiment: str, run_name: str) -> list[Run]:
+    """Oldest first."""
+    return client.search_runs(
+        [experiment], f"tags.`ganline.run` = '{run_name}'", ViewType.ACTIVE_ONLY, 10, ["attributes.start_time ASC"]
+    )
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

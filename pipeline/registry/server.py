@@ -1,10 +1,16 @@
 """Which MLflow: the one that MLFLOW_TRACKING_URI names, else a sqlite file in the storage root."""
 
 import os
+import shutil
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pipeline.errors import Unavailable, UserError
 from pipeline.redact import redact
@@ -15,7 +21,20 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 4  # to connect, and again to answer
 
+# Stores that have answered while this command runs: one of them that does not any more is away, and no mistake.
+_answered: ContextVar[frozenset[str]] = ContextVar("answered", default=frozenset())
+
+# MLflow's names for what is no answer: the last two are a proxy's before a server that is busy.
+_AWAY = (
+    "INTERNAL_ERROR",
+    "TEMPORARILY_UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "RESOURCE_EXHAUSTED",
+    "REQUEST_LIMIT_EXCEEDED",
+)
+
 _SQLITE = "sqlite:///"
+_MAKING, _MADE_SECONDS = ".mlflow-", 600  # the folder that a database is made in, and how long that takes at most
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -39,9 +58,29 @@ def client(storage: Storage, *, create: bool = True) -> "MlflowClient":
     from mlflow.tracking import MlflowClient
 
     try:
-        return MlflowClient(uri)
+        found = MlflowClient(uri)
     except MlflowException as error:
         raise _unusable(uri, error) from None
+    _answered.set(_answered.get() | {uri})
+    return found
+
+
+@contextmanager
+def outages(storage: Storage) -> Iterator[None]:
+    """A store that dies after `client` found it is Unavailable too; what it answers is raised as it is."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in _AWAY:
+            raise
+        raise _unusable(tracking_uri(storage), error) from None
+
+
+def has_answered(storage: Storage) -> bool:
+    """Whether `client` has found the store since this command began."""
+    return tracking_uri(storage) in _answered.get()
 
 
 def tracking_uri(storage: Storage) -> str:
@@ -49,8 +88,7 @@ def tracking_uri(storage: Storage) -> str:
     if named := os.environ.get("MLFLOW_TRACKING_URI"):
         return named
     folder = storage.local_path() if storage.is_local else Path(DEFAULT_ROOT).resolve()
-    # SQLAlchemy unquotes the path, and takes what follows a question mark for options.
-    return _SQLITE + str(folder / "mlflow.db").replace("%", "%25").replace("?", "%3F")
+    return _sqlite_uri(folder / "mlflow.db")
 
 
 def artifact_location(uri: str) -> str | None:
@@ -66,7 +104,7 @@ def artifact_location(uri: str) -> str | None:
 
 
 def _sqlite_path(uri: str) -> Path:
-    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])).resolve()
+    return Path(uri.removeprefix(_SQLITE).partition("?")[0]).resolve()
 
 
 def _probe_server(uri: str) -> None:
@@ -75,8 +113,9 @@ def _probe_server(uri: str) -> None:
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    # Its defaults keep a caller of a server that dies later waiting for four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    # Its defaults keep a caller of a server that dies later waiting for four minutes, and one that hangs for sixteen.
+    # Once more is what a kept connection needs that the server has closed; the rest is tried again by who calls.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     # It prints a finished run's URL, password and all, to standard output, which is kept for JSON.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -93,7 +132,8 @@ def _probe_server(uri: str) -> None:
             " MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
     if response.status_code != 200:
-        raise UserError(
+        away = response.status_code == 429 or response.status_code >= 500  # a proxy says so before a dead server
+        raise (Unavailable if away else UserError)(
             f"MLFLOW_TRACKING_URI {redact(uri)} does not answer as an MLflow server does"
             f" (HTTP {response.status_code}); {_REMEDY}"
         )
@@ -111,6 +151,8 @@ def _probe_database(uri: str, create: bool) -> None:
                     " or set MLFLOW_TRACKING_URI or GANLINE_STORAGE to where it is"
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _make_database(path)
         parts = urlsplit(uri)
         if parts.hostname:
             port = parts.port or _PORTS[parts.scheme.split("+")[0]]
@@ -122,6 +164,33 @@ def _probe_database(uri: str, create: bool) -> None:
         raise
     except Exception as error:  # each driver has its own, and a driver may be missing
         raise _unusable(uri, error) from None
+
+
+def _make_database(path: Path) -> None:
+    """Whole or not at all: MLflow, killed while it makes its tables, leaves a file that it can not go on with."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for left in path.parent.glob(f"{_MAKING}*"):  # by one that was killed
+        with suppress(FileNotFoundError):  # another command clears away, too
+            if time.time() - left.stat().st_mtime > _MADE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=_MAKING, dir=path.parent) as folder:
+        new = Path(folder, path.name)
+        SqlAlchemyStore(_sqlite_uri(new), (path.parent / "mlartifacts").as_uri()).engine.dispose()
+        try:
+            os.link(new, path)
+        except FileExistsError:
+            pass  # another command was quicker
+        except OSError:  # a file system without links
+            if not path.exists():
+                new.replace(path)
+
+
+def _sqlite_uri(path: Path) -> str:
+    """The path as it is: SQLAlchemy unquotes nothing in it, and takes what follows a question mark for options."""
+    if "?" in str(path):
+        raise UserError(f"no MLflow store can be at {path}, for its question mark; take another folder")
+    return _SQLITE + str(path)
 
 
 def _unusable(uri: str, error: Exception) -> UserError:

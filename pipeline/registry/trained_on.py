@@ -1,12 +1,11 @@
 """Which releases were trained on a dataset version."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.tracking import MlflowClient
 
-_PAGE = 200
+from pipeline.registry.versions import versions_where
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,8 @@ class TrainedOn:
 
 def releases_trained_on(client: MlflowClient, digests: Iterable[str]) -> list[TrainedOn]:
     """Every model version that names one of these dataset versions, by name and number."""
-    found = [version for digest in digests for version in _naming(client, digest)]
+    named = (f"tags.`ganline.dataset` = '{digest}'" for digest in digests)
+    found = [version for which in named for version in versions_where(client, which)]
     aliases: dict[tuple[str, int], list[str]] = {}
     for model in {version.name for version in found}:
         for alias, number in client.get_registered_model(model).aliases.items():
@@ -38,13 +38,3 @@ def releases_trained_on(client: MlflowClient, digests: Iterable[str]) -> list[Tr
         for version in found
     ]
     return sorted(releases, key=lambda release: (release.model, release.version))
-
-
-def _naming(client: MlflowClient, digest: str) -> Iterator[ModelVersion]:
-    token = None
-    while True:
-        page = client.search_model_versions(f"tags.`ganline.dataset` = '{digest}'", _PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return

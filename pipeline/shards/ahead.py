@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from threading import Lock, Thread
 
+_CLOSE_SECONDS = 10.0  # a store that is away is not waited for
 log = logging.getLogger(__name__)
 
 
@@ -13,6 +14,7 @@ class Ahead:
     def __init__(self, fetch: Callable[[int], None]):
         self._fetch, self._wanted, self._lock = fetch, list[int](), Lock()
         self._is_working = False
+        self._thread: Thread | None = None
 
     def want(self, numbers: Sequence[int]) -> None:
         """Replaces what was wanted before."""
@@ -21,7 +23,14 @@ class Ahead:
             if self._is_working or not self._wanted:
                 return
             self._is_working = True
-        Thread(target=self._work, name="ganline-ahead", daemon=True).start()
+        self._thread = Thread(target=self._work, name="ganline-ahead", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wants nothing more, and waits for the fetch under way: where Python ends amid one, the process may abort."""
+        self.want([])
+        if self._thread:
+            self._thread.join(_CLOSE_SECONDS)
 
     def _work(self) -> None:
         while True:

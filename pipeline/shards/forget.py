@@ -2,9 +2,8 @@
 
 First all that is new is written: the keys, the shards without them, the versions over those, the pointers. Only then
 is the old deleted, versions before shards. So at every moment each version that has a manifest is whole, and the same
-call, made again after an interruption, finds what is left to do. No ingest of the dataset may run meanwhile, on another
-machine either, where `alone` does not see it: it could commit a version over the old shards, which takes another call
-to remove.
+call, made again after an interruption, finds what is left to do. No ingest of the dataset may run meanwhile: it could
+commit a version over shards that are deleted here. `alone` keeps it away.
 """
 
 import io
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
+from pipeline.locks import Held
 from pipeline.shards.forgotten import (
     Superseded,
     forgotten_keys,
@@ -57,8 +57,11 @@ def plan_forgetting(storage: Storage, name: str, keys: set[str]) -> Forgetting:
     return Forgetting(name, frozenset(every), holders, versions)
 
 
-def forget(storage: Storage, plan: Forgetting) -> dict[str, Superseded]:
-    """Does it, and gives every version of the dataset that is gone for this or an earlier call."""
+def forget(storage: Storage, plan: Forgetting, held: Held) -> dict[str, Superseded]:
+    """Does it, and gives every version of the dataset that is gone for this or an earlier call.
+
+    Raises Unavailable, with nothing deleted, where `held` is no longer ours.
+    """
     name = plan.name
     remember_forgotten(storage, name, plan.keys)
     manifests = {digest: _manifest(storage, DatasetRef(name, digest)) for digest in plan.versions}
@@ -74,6 +77,7 @@ def forget(storage: Storage, plan: Forgetting) -> dict[str, Superseded]:
     write_superseded(storage, name, superseded)
     for pointer in (latest_path(name), accepted_path(name)):
         _repoint(storage, pointer, superseded)
+    held.check()
     _delete(storage, name, superseded, plan.holders)
     return superseded
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline.config import Data
 from pipeline.errors import RunFailed, UserError
 from pipeline.ingest.problems import check_shares
-from pipeline.on_ray import Died, cluster, run_tasks
+from pipeline.on_ray import TRIES, Died, cluster, insisting, run_tasks
 from pipeline.progress import Progress, note, report
 from pipeline.shards.alone import alone
 from pipeline.shards.chunks import Chunk, chunks_of
@@ -34,11 +34,10 @@ from pipeline.shards.store import Stored
 from pipeline.shards.stored import write_stored
 from pipeline.shards.tables import Tables
 from pipeline.shards.version import Contents, Outcome, assemble, conclude, read_before, settle
-from pipeline.shards.write import ShardPlan, write_shard
+from pipeline.shards.write import write_shard
 from pipeline.storage import Storage
 
 _ROWS = 50_000  # of what became of files that are held in memory
-_TRIES = 2  # more, of a task that died
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def shard_images(
     """
     assert data.resolution is not None and data.channels is not None
     job = make_job(storage, name, data)
-    with alone(storage, name) as scratch, Tables(scratch) as tables:
+    with alone(storage, name) as (scratch, held), Tables(scratch) as tables:
         files = write_listing(job.source.items(), listing := scratch / "listing.parquet")
         before = read_before(storage, name, data, scratch, rebuild)
         take_before(tables, [shard.sha256 for shard in before.shards], before.sources, before.removed)
@@ -84,6 +83,7 @@ def shard_images(
         if before.dataset and same and cmp(before.sources, outcome.tables["sources"], shallow=False):
             dataset = before.dataset
         else:
+            held.check()
             dataset = commit_version(storage, name, manifest, outcome.tables)
         # Of this ingest, and of others that died: nobody else is at work here.
         storage.delete_folder(parts_folder(name))
@@ -141,22 +141,21 @@ def _write(job: Job, planned: Path, division: Division, parts: list[str], old: l
         return written
     report(Progress("shard", 0, total))
     with cluster():
-        for result in run_tasks(write_shard, job, shard_plans(job.name, planned, division, parts, old)):
-            written.append(_again(job, result.argument) if isinstance(result, Died) else result)
+        plans = shard_plans(job.name, planned, division, parts, old)
+        for result in insisting(run_tasks, write_shard, job, plans):
+            written.append(_alive(result))
             done += written[-1].shard.samples
             report(Progress("shard", done, total))
     return written
 
 
-def _again(job: Job, plan: ShardPlan) -> Stored:
-    for _ in range(_TRIES):
-        (result,) = run_tasks(write_shard, job, [plan])
-        if not isinstance(result, Died):
-            return result
-    raise RunFailed(
-        f"the task that writes a shard of {len(plan.rows):,} images died {1 + _TRIES} times;"
-        " it may need more memory than there is: lower data.shard_images"
-    )
+def _alive(result: Stored | Died) -> Stored:
+    if isinstance(result, Died):
+        raise RunFailed(
+            f"the task that writes a shard of {len(result.argument.rows):,} images died {TRIES} times;"
+            " it may need more memory than there is: lower data.shard_images"
+        )
+    return result
 
 
 def _refuse_if_empty(source: str, outcome: Outcome) -> None:

@@ -116,6 +116,10 @@ class DatasetReader:
             self._begin()
         self._ahead.want([number for number in numbers if number not in self._open])
 
+    def close(self) -> None:
+        """Nothing is fetched in the background any more."""
+        self._ahead.close()
+
     def _begin(self) -> None:
         self._process = os.getpid()
         self._opener = Opener(Copies(self.storage), self.dataset, self.manifest, self.view)

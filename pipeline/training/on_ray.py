@@ -1,11 +1,12 @@
-"""The training stage: a dataset version to a checkpoint, on as many workers as there are.
+"""Training on a group of Ray Train's workers, and on another after it, as long as there are machines and steps left.
 
-Ray Train starts the workers, joins them in a process group, and starts the group again when one dies. What
-to resume from is read from our own checkpoint store, so Ray's bookkeeping can break without losing a run.
+Ray Train starts a group's workers, joins them in a process group and tells when one dies. What follows is decided
+here: how many workers the next group has, and whether there is one. What it resumes from is read from our own
+checkpoint store, so Ray's bookkeeping can break without losing a run.
 """
 
-import logging
 import os
+import time
 import uuid
 from dataclasses import dataclass
 from threading import Thread
@@ -13,140 +14,191 @@ from threading import Thread
 import ray
 import ray.train
 import ray.train.torch
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 
 from pipeline.config import Config
-from pipeline.errors import RunFailed, Stopped, UserError, WorkerFailed
-from pipeline.on_ray import cluster
-from pipeline.progress import Progress, note, report
+from pipeline.errors import Unavailable, UserError, WorkerFailed
+from pipeline.progress import note
 from pipeline.storage import Storage
-from pipeline.training.checkpoint import CheckpointRef, delete_unfinished, newest_checkpoint
+from pipeline.training.checkpoint import newest_step
+from pipeline.training.job import Job
 from pipeline.training.plan import RunPlan
-from pipeline.training.run import ask_to_stop, clear_words, told_failure
-from pipeline.training.signals import on_stop_signal
-from pipeline.training.telemetry import read_points
-from pipeline.training.worker import Job, work
+from pipeline.training.prometheus.on_ray import Gauges
+from pipeline.training.pulse.on_ray import Listener, Pulse, kill
+from pipeline.training.resources.on_ray import Missing, Share, draining, room_for, share_of, wait_for_room
+from pipeline.training.run import clear_stop, stop_reason, told_failure
+from pipeline.training.watch import REGROUP, Watch
+from pipeline.training.worker import work
 
-_REPORT_SECONDS = 3.0
-_DEFAULT_CPU_WORKERS = 2
-_GROUP_RESTARTS = 3  # after a worker died
+_FAILURES = 3  # in a row without a step saved between them, after which it is no use
+_LOOK_SECONDS = 1.0
+_GROW_SECONDS = 10.0  # for which there must be room for more workers: a group's end costs some seconds too
 _RAY_FOLDER = "cache/ray"
-# How often Ray Train looks after its workers: by its default of 2 s, every end and every death is noticed late.
-_POLL_SECONDS = "0.5"
-log = logging.getLogger(__name__)
+_NO_RETRIES = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
+_RAY_SETTINGS = {
+    # How often Ray Train looks after its workers: by its default of 2 s, every end and every death is noticed late.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",
+    # A process more in each group, for what is looked for here.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
 
 
-@dataclass(frozen=True)
-class Trained:
-    """`resumed_from`: the image that this attempt began at, 0 for a new run."""
-
-    checkpoint: CheckpointRef
-    resumed_from: int
-
-
-def train_on_ray(storage: Storage, config: Config, plan: RunPlan) -> Trained:
-    """Trains until `training.images`, from the run's newest checkpoint if there is one.
-
-    The caller is the run's only writer. Raises Stopped, with a checkpoint written, after Ctrl-C, SIGTERM or a
-    stop word in the run's folder; RunFailed where trying again would not help.
-    """
-    run = plan.run
-    clear_words(storage, run)
-    delete_unfinished(storage, run)
-    start = newest_checkpoint(storage, run)
-    resumed_from = start.images if start else 0
-    if start and start.step >= plan.total_steps:
-        return Trained(start, resumed_from)
-    if start:
-        note(f"run {run} continues from image {resumed_from:,}")
-
-    def stop(signal_name: str) -> None:
-        note(f"{signal_name}: stopping at a checkpoint; once more to stop without one")
-        ask_to_stop(storage, run, signal_name)
-
-    with cluster(), on_stop_signal(stop) as signal:
-        report(Progress("train", resumed_from, config.training.images))
-        _fit(storage, config, plan)
-    if failure := told_failure(storage, run):
-        raise RunFailed(f"{failure}; lower training.learning_rate or raise training.r1")
-    clear_words(storage, run)
-    checkpoint = newest_checkpoint(storage, run)
-    if checkpoint is None:
-        raise Stopped(f"run {run} stopped before its first step", signal.number)
-    if signal.number or checkpoint.step < plan.total_steps:  # a wish to stop is no wish to release
-        raise Stopped(f"run {run} stopped at image {checkpoint.images:,}", signal.number)
-    return Trained(checkpoint, resumed_from)
-
-
-def _fit(storage: Storage, config: Config, plan: RunPlan) -> None:
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_SECONDS)
-    workers, cpus_each, on_gpus = _share(config)
-    # Ray refuses a second run in a folder that holds a first; what it keeps there is of no use afterwards.
-    attempt = f"{plan.run}-{uuid.uuid4().hex[:8]}"
-    job = Job(storage, config, plan, cpus_each)
-    trainer = ray.train.torch.TorchTrainer(
-        _worker,
-        train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=workers,
-            use_gpu=on_gpus,
-            resources_per_worker={"CPU": cpus_each} | ({"GPU": 1} if on_gpus else {}),
-        ),
-        run_config=RunConfig(
-            name=attempt,
-            storage_path=storage.child_uri(_RAY_FOLDER),
-            failure_config=FailureConfig(max_failures=_GROUP_RESTARTS),
-        ),
-    )
-    failure: list[BaseException] = []
-
-    def fit() -> None:
+def train_on_ray(storage: Storage, config: Config, plan: RunPlan, watch: Watch) -> None:
+    """To the last step, or to a stop word. Raises WorkerFailed where workers die again and again at the same place,
+    UserError or Unavailable where the cluster has no room for them."""
+    for name, value in _RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    watch.show = Gauges(plan.run, config.name).show
+    share = share_of(config)
+    failures, saved, groups = 0, newest_step(storage, plan.run), 0
+    while True:
         try:
-            trainer.fit()
-        except BaseException as error:
-            failure.append(error)
+            # To a cluster of our own no machine comes; but what a dead group held is not free at once.
+            patient = groups or os.environ.get("RAY_ADDRESS")
+            workers = wait_for_room(share, config.cluster.wait_seconds if patient else 0, watch.stops)
+        except Missing as missing:
+            if groups:
+                raise Unavailable(f"run {plan.run} has a checkpoint at step {saved}, but {missing}") from None
+            raise UserError(f"{missing}; ask for fewer with cluster.workers, or add nodes") from None
+        if not workers:
+            return
+        groups += 1
+        failure = _Group(storage, config, plan, share, workers).run(watch)
+        before, saved = saved, newest_step(storage, plan.run)
+        failures = 0 if saved > before else failures
+        if failure is None and stop_reason(storage, plan.run) != REGROUP:
+            return
+        if watch.stopped_for or told_failure(storage, plan.run):
+            return
+        clear_stop(storage, plan.run)
+        if failure:
+            failures += 1
+            if failures > _FAILURES or not isinstance(failure, TrainingFailedError):
+                raise _innermost(failure)
+            note(f"{_innermost(failure)}; a new group of workers goes on from step {saved}")
 
-    # In a thread: from the main thread Ray would take SIGINT for itself and abort the workers without notice.
-    thread = Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_REPORT_SECONDS)
-        _report(storage, config, plan.run)
-    storage.delete_folder(f"{_RAY_FOLDER}/{attempt}")
-    if failure:
-        raise _innermost(failure[0])
+
+@dataclass
+class _Group:
+    """Workers that live and die together."""
+
+    storage: Storage
+    config: Config
+    plan: RunPlan
+    share: Share
+    workers: int
+
+    def run(self, watch: Watch) -> BaseException | None:
+        """Until they end, or one fails; returns what it failed with."""
+        # Ray refuses a second run in a folder that holds a first; what it keeps there is of no use afterwards.
+        name = f"{self.plan.run}-{uuid.uuid4().hex[:8]}"
+        job = Job(self.storage, self.config, self.plan, self.share.cpus_each)
+        trainer = ray.train.torch.TorchTrainer(
+            _worker,
+            train_loop_config={"job": job, "group": name},
+            scaling_config=ScalingConfig(
+                num_workers=self.workers,
+                use_gpu=self.share.on_gpus,
+                resources_per_worker=self.share.bundle(),
+                placement_strategy=self.config.cluster.placement,
+            ),
+            run_config=RunConfig(  # type: ignore[call-arg]  # mypy takes the older class of that name
+                name=name,
+                storage_path=self.storage.child_uri(_RAY_FOLDER),
+                failure_config=FailureConfig(**_NO_RETRIES),  # type: ignore[arg-type]
+                worker_runtime_env=_runtime_env(self.config),
+            ),
+        )
+        failure: list[BaseException] = []
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            except BaseException as error:
+                failure.append(error)
+
+        # In a thread: from the main thread Ray would take SIGINT for itself and abort the workers without notice.
+        thread = Thread(target=fit, name="ray-train", daemon=True)
+        thread.start()
+        care = _Care(self, watch, Listener(name, self.workers, self.config.cluster.stall_seconds))
+        while thread.is_alive():
+            thread.join(_LOOK_SECONDS)
+            watch.look()
+            care.look()
+        care.listener.forget()
+        self.storage.delete_folder(f"{_RAY_FOLDER}/{name}")
+        return failure[0] if failure else None
 
 
-def _share(config: Config) -> tuple[int, int, bool]:
-    """Workers, CPUs for each, and whether they have GPUs. Raises UserError for more than there are."""
-    resources, nodes = ray.cluster_resources(), [node for node in ray.nodes() if node["Alive"]]
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    workers = config.cluster.workers or min(gpus or min(cpus, _DEFAULT_CPU_WORKERS), config.data.streams)
-    have, what = (gpus, "GPUs") if gpus else (cpus, "CPUs")
-    if workers > have:
-        raise UserError(f"cluster.workers is {workers} but Ray has {have} {what}; ask for fewer, or add nodes")
-    # On several nodes nobody knows which worker lands where, so each asks for what any node can give.
-    cpus_each = max(1, cpus // workers) if len(nodes) == 1 and not gpus else 1
-    return workers, cpus_each, gpus > 0
+class _Care:
+    """Ends a group that can not go on as it is, or could go on with more workers."""
+
+    def __init__(self, group: _Group, watch: Watch, listener: Listener):
+        self._group, self._watch, self.listener = group, watch, listener
+        self._room_since: float | None = None
+        self._killed: set[int] = set()
+        self._ending = False
+
+    def look(self) -> None:
+        for beat in self.listener.silent():
+            if beat.rank in self._killed:
+                continue
+            self._killed.add(beat.rank)
+            patience, step = self._group.config.cluster.stall_seconds, self.listener.step
+            where = f"process {beat.pid} on {beat.host}"
+            note(f"worker {beat.rank} ({where}) is silent for {patience} s; its last step is {step}: it is ended")
+            kill(beat)
+        if self._ending:
+            return
+        if leaving := draining() & self.listener.nodes:
+            if ray.get_runtime_context().get_node_id() in leaving:
+                self._end("the machine of this command is drained", regroup=False)
+            else:
+                self._end(f"a machine is drained ({', '.join(node[:8] for node in leaving)})")
+        elif self._could_grow():
+            self._end("there is room for more workers")
+
+    def _could_grow(self) -> bool:
+        missing = self._group.share.most - self._group.workers
+        if not missing or not self.listener.nodes or not room_for(self._group.share):
+            self._room_since = None
+            return False
+        self._room_since = self._room_since or time.monotonic()
+        return time.monotonic() - self._room_since > _GROW_SECONDS
+
+    def _end(self, why: str, regroup: bool = True) -> None:
+        self._ending = True
+        if self._watch.stopped_for:
+            return
+        note(f"{why}: the run {'goes on with another group' if regroup else 'stops'} after a checkpoint")
+        if regroup:
+            self._watch.regroup()
+        else:
+            self._watch.stop(why)
 
 
 def _worker(arguments: dict) -> None:
-    work(arguments["job"], ray.train.torch.get_device())
-
-
-def _report(storage: Storage, config: Config, run: str) -> None:
+    pulse = Pulse(arguments["group"], ray.train.get_context().get_world_rank())
     try:
-        points = read_points(storage, run)
-    except OSError:  # the run goes on, seen or not
-        log.warning("cannot read the telemetry of %s now", run, exc_info=True)
-        return
-    if points:
-        report(Progress("train", points[-1]["images"], config.training.images, points[-1]["metrics"]))
+        work(arguments["job"], ray.train.torch.get_device(), pulse.at_step)
+    finally:
+        pulse.end()
+
+
+def _runtime_env(config: Config) -> dict | None:
+    """gloo and NCCL read their settings when the process group is made, before anything of ours runs."""
+    return {"env_vars": config.cluster.environment} if config.cluster.environment else None
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The first worker's own error, which Ray wraps twice."""
+    """The first worker's own error, which Ray wraps twice; where one died, the others fail for want of it."""
     if isinstance(error, TrainingFailedError):
-        for failure in getattr(error, "worker_failures", {}).values():
+        failures = getattr(error, "worker_failures", {})
+        for rank, failure in failures.items():
+            if isinstance(getattr(failure, "health_check_failure", failure), RayActorError):
+                return WorkerFailed(f"worker {rank} died: killed, out of memory, or its machine is gone")
+        for failure in failures.values():
             return WorkerFailed(f"a worker failed: {str(failure).strip().splitlines()[-1]}")
     return error

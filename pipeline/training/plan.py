@@ -12,7 +12,8 @@ from pipeline.shards.order import BatchOrder, Order
 from pipeline.shards.version import made_alike
 from pipeline.shards.view import BalancedOrder, View, shown_classes
 from pipeline.storage import Storage, sha256
-from pipeline.training.checkpoint import newest_step
+from pipeline.training.checkpoint import CheckpointRef, newest_step
+from pipeline.training.fork import check_goes_on
 from pipeline.training.precision import resolve_precision
 
 
@@ -27,14 +28,24 @@ class RunPlan:
     bf16: bool
     total_steps: int
     init: bytes | None = None  # safetensors of the generator to start from
+    fork: CheckpointRef | None = None  # of another run, to start from with all its state
 
 
-def plan_run(storage: Storage, config: Config, dataset: DatasetRef, init: bytes | None = None) -> RunPlan:
+def plan_run(
+    storage: Storage,
+    config: Config,
+    dataset: DatasetRef,
+    init: bytes | None = None,
+    fork: CheckpointRef | None = None,
+) -> RunPlan:
     """`init` is the weights behind `training.init`. Where the run that the recipe names has seen more than
     `training.images` already, fewer images are another run, from the start.
 
-    Raises UserError where the dataset does not suit the recipe: too few images, or made otherwise.
+    Raises UserError where the dataset does not suit the recipe (too few images, or made otherwise), or what it forks
+    does not.
     """
+    if fork:
+        check_goes_on(config, fork)
     manifest = load_manifest(storage, dataset)
     if not _suits(manifest, config.data):
         anew = "index" if manifest.encoding == FOREIGN else "run"
@@ -49,7 +60,7 @@ def plan_run(storage: Storage, config: Config, dataset: DatasetRef, init: bytes 
     precision = resolve_precision(config.training.precision)
     total_steps = -(-config.training.images // config.training.batch)  # the first step at or past them
     classes = shown_classes(manifest, config.data)
-    run = config.run_name(dataset.digest, precision, sha256(init) if init else None)
+    run = config.run_name(dataset.digest, precision, sha256(init) if init else None, fork.digest if fork else None)
     if newest_step(storage, run) > total_steps:
         note(f"run {run} has seen more than {config.training.images:,} images: fewer are a run of their own")
         run = f"{run}-{config.training.images}"
@@ -61,6 +72,7 @@ def plan_run(storage: Storage, config: Config, dataset: DatasetRef, init: bytes 
         bf16=precision == "bf16",
         total_steps=total_steps,
         init=init,
+        fork=fork,
     )
 
 

@@ -1,29 +1,33 @@
 """A run in storage: its lock, its stop word, the word of its failure."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.locks import exclusive
-from pipeline.storage import Storage, cache_root
+from pipeline.lease import SECONDS
+from pipeline.locks import Held, one_writer
+from pipeline.patience import Patience
+from pipeline.storage import Storage
 from pipeline.training.checkpoint import run_folder
-from pipeline.training.telemetry import telemetry_path
+from pipeline.training.telemetry import delete_telemetry
+
+LOCK = "lock"
+_LITTLE_PATIENCE = Patience(attempts=2, seconds=5.0)  # for what is asked again and again
 
 
-@contextmanager
-def only_writer(storage: Storage, run: str) -> Iterator[None]:
-    """Holds the run's lock. Raises UserError if another process on this machine holds it."""
-    folder = storage.local_path(run_folder(run)) if storage.is_local else cache_root(storage) / run_folder(run)
-    with exclusive(folder / "lock", f"run {run} is being trained already; wait for it, or stop it first"):
-        yield
+def only_writer(storage: Storage, run: str, seconds: float = SECONDS) -> AbstractContextManager[Held]:
+    """Holds the run's lock, which its owner checks now and then. Raises UserError if another holds it."""
+    busy = f"run {run} is being trained already; wait for it, or stop it first"
+    return one_writer(storage, f"{run_folder(run)}/{LOCK}", busy, seconds)
 
 
 def begin_anew(storage: Storage, run: str) -> None:
     """Deletes what the run has so far. Only its one writer may."""
     for folder in (f"{run_folder(run)}/checkpoints", f"{run_folder(run)}/grids", skips_folder(run)):
         storage.delete_folder(folder)
-    storage.delete(telemetry_path(run))
+    delete_telemetry(storage, run)
+    storage.delete(_failure(run))
 
 
 def skips_folder(run: str) -> str:
@@ -36,29 +40,39 @@ def describe(storage: Storage, run: str, values: dict[str, Any]) -> None:
     storage.write_json(f"{run_folder(run)}/run.json", values)
 
 
+def has_begun(storage: Storage, run: str) -> bool:
+    return storage.exists(f"{run_folder(run)}/run.json")
+
+
 def description(storage: Storage, run: str) -> dict[str, Any]:
     """Raises UserError if there is no such run."""
     try:
         return storage.read_json(f"{run_folder(run)}/run.json")
     except FileNotFoundError:
-        known = [entry.path.rpartition("/")[2] for entry in storage.list("runs") if entry.is_folder]
-        there = f"there are {', '.join(known)}" if known else "there is none yet; `ganline run mnist` makes one"
-        raise UserError(f"no run {run} in {storage.name}: {there}") from None
+        there = [entry.path.rpartition("/")[2] for entry in storage.list("runs") if entry.is_folder]
+        raise unknown_run(storage, run, there) from None
+
+
+def unknown_run(storage: Storage, run: str, there: Sequence[str]) -> UserError:
+    known = f"there are {', '.join(there)}" if there else "there is none yet; `ganline run mnist` makes one"
+    return UserError(f"no run {run} in {storage.name}: {known}")
 
 
 def ask_to_stop(storage: Storage, run: str, reason: str) -> None:
     """Ends the run at a checkpoint, from any process that can write its folder."""
-    storage.write(_stop_word(run), reason.encode())
+    storage.write(_stop_word(run), reason.encode(), _LITTLE_PATIENCE)
 
 
-def clear_words(storage: Storage, run: str) -> None:
-    """What an earlier attempt was told, or told."""
+def clear_stop(storage: Storage, run: str) -> None:
     storage.delete(_stop_word(run))
-    storage.delete(_failure(run))
 
 
 def is_stop_asked(storage: Storage, run: str) -> bool:
     return storage.exists(_stop_word(run))
+
+
+def stop_reason(storage: Storage, run: str) -> str | None:
+    return _word(storage, _stop_word(run))
 
 
 def _stop_word(run: str) -> str:
@@ -71,11 +85,15 @@ def tell_failure(storage: Storage, run: str, reason: str) -> None:
 
 
 def told_failure(storage: Storage, run: str) -> str | None:
-    try:
-        return storage.read(_failure(run)).decode()
-    except FileNotFoundError:
-        return None
+    return _word(storage, _failure(run))
 
 
 def _failure(run: str) -> str:
     return f"{run_folder(run)}/failure"
+
+
+def _word(storage: Storage, path: str) -> str | None:
+    try:
+        return storage.read(path).decode()
+    except FileNotFoundError:
+        return None

@@ -13,8 +13,11 @@ from ganmodels.randomness import keyed_seed
 from ganmodels.saving import from_bytes, load_into, to_bytes
 from ganmodels.spec import NetworkSpec
 from pipeline.config import Training
+from pipeline.training.health import Health
+from pipeline.training.plateau import Best
 
 ENCODER_EMA = "encoder_ema.safetensors"
+Tensors = dict[str, torch.Tensor]
 _ADAM_SLOTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -42,7 +45,8 @@ class Meter:
 
 @dataclass
 class TrainState:
-    """Generator, discriminator, the generator's average, both optimizers, the step, ADA's strength.
+    """Generator, discriminator, the generator's average, both optimizers, the step, ADA's strength, the run's health,
+    the best that was measured.
 
     With `bigan` also an encoder, with its average. The generator's optimizer has it in a group of its own.
     """
@@ -55,30 +59,45 @@ class TrainState:
     step: int = 0
     meter: Meter = field(default_factory=Meter)
     strength: Strength = field(default_factory=Strength)
+    health: Health = field(default_factory=Health)
+    best: Best = field(default_factory=Best)
     encoder: nn.Module | None = None
     encoder_ema: nn.Module | None = None
 
-    def to_files(self) -> dict[str, bytes]:
-        """Safetensors by file name; equal states give equal bytes."""
+    def tensors(self) -> dict[str, Tensors]:
+        """Those of each file, as they are now: the next step changes them."""
         files = {
-            "generator.safetensors": to_bytes(self.generator.state_dict()),
-            "discriminator.safetensors": to_bytes(self.discriminator.state_dict()),
-            "ema.safetensors": to_bytes(self.ema.state_dict()),
-            "optimizer_g.safetensors": to_bytes(_adam_tensors(self.optimizer_g, self.generator)),
-            "optimizer_d.safetensors": to_bytes(_adam_tensors(self.optimizer_d, self.discriminator)),
+            "generator.safetensors": self.generator.state_dict(),
+            "discriminator.safetensors": self.discriminator.state_dict(),
+            "ema.safetensors": self.ema.state_dict(),
+            "optimizer_g.safetensors": _adam_tensors(self.optimizer_g, self.generator),
+            "optimizer_d.safetensors": _adam_tensors(self.optimizer_d, self.discriminator),
         }
         if self.encoder is not None and self.encoder_ema is not None:
-            files["encoder.safetensors"] = to_bytes(self.encoder.state_dict())
-            files[ENCODER_EMA] = to_bytes(self.encoder_ema.state_dict())
-            files["optimizer_e.safetensors"] = to_bytes(_adam_tensors(self.optimizer_g, self.encoder))
+            files["encoder.safetensors"] = self.encoder.state_dict()
+            files[ENCODER_EMA] = self.encoder_ema.state_dict()
+            files["optimizer_e.safetensors"] = _adam_tensors(self.optimizer_g, self.encoder)
         return files
+
+    def snapshot(self) -> "Snapshot":
+        """The state as it is now, to be written while training goes on.
+
+        The copies lie in order, so that the thread that writes them has nothing to compute: torch would give it threads
+        of its own for that, and with more than there are cores OpenMP's no longer wait for each other awake, for good.
+        """
+        copies = {
+            file: {name: _copied(tensor) for name, tensor in tensors.items()}
+            for file, tensors in self.tensors().items()
+        }
+        return Snapshot(self.step, copies, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         meter = {"sums": self.meter.sums, "counts": self.meter.counts}
-        return {"step": self.step, "meter": meter, "strength": asdict(self.strength)}
+        own = {name: asdict(getattr(self, name)) for name in ("strength", "health", "best")}
+        return copy.deepcopy({"step": self.step, "meter": meter, **own})
 
     def load(self, files: dict[str, bytes], values: dict[str, Any]) -> None:
-        """The inverse of `to_files` and `to_json`; raises ValueError where the networks differ."""
+        """The inverse of a snapshot's `to_files` and `values`; raises ValueError where the networks differ."""
         load_into(self.generator, from_bytes(files["generator.safetensors"]))
         load_into(self.discriminator, from_bytes(files["discriminator.safetensors"]))
         load_into(self.ema, from_bytes(files["ema.safetensors"]))
@@ -89,7 +108,22 @@ class TrainState:
             load_into(self.encoder_ema, from_bytes(files[ENCODER_EMA]))
             _load_adam(self.optimizer_g, self.encoder, from_bytes(files["optimizer_e.safetensors"]))
         self.step, self.meter = values["step"], Meter(**values["meter"])
-        self.strength = Strength(**values.get("strength", {}))  # earlier checkpoints have none
+        self.strength = Strength(**values.get("strength", {}))  # earlier checkpoints have none of these
+        self.health = Health(**values.get("health", {}))
+        self.best = Best(**values.get("best", {}))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A state as it was after a step."""
+
+    step: int
+    tensors: dict[str, Tensors]
+    values: dict[str, Any]
+
+    def to_files(self) -> dict[str, bytes]:
+        """Safetensors by file name; equal states give equal bytes."""
+        return {file: to_bytes(tensors) for file, tensors in self.tensors.items()}
 
 
 def fresh_state(spec: NetworkSpec, training: Training, device: torch.device) -> TrainState:
@@ -111,7 +145,12 @@ def fresh_state(spec: NetworkSpec, training: Training, device: torch.device) -> 
     return state
 
 
-def _adam_tensors(optimizer: torch.optim.Adam, network: nn.Module) -> dict[str, torch.Tensor]:
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    """In this process's memory, in the order of its shape."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+
+
+def _adam_tensors(optimizer: torch.optim.Adam, network: nn.Module) -> Tensors:
     return {
         f"{slot}:{name}": optimizer.state[parameter][slot]
         for name, parameter in network.named_parameters()
@@ -120,7 +159,7 @@ def _adam_tensors(optimizer: torch.optim.Adam, network: nn.Module) -> dict[str, 
     }
 
 
-def _load_adam(optimizer: torch.optim.Adam, network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def _load_adam(optimizer: torch.optim.Adam, network: nn.Module, tensors: Tensors) -> None:
     for name, parameter in network.named_parameters():
         optimizer.state.pop(parameter, None)
         if f"step:{name}" not in tensors:

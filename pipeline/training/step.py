@@ -25,6 +25,7 @@ from pipeline.scheduled import Schedule, value_at
 from pipeline.training.augment import Augmentation
 from pipeline.training.state import TrainState
 
+NORMS = ("gradient_norm_g", "gradient_norm_d")  # what a step reports besides, of each optimizer's parameters
 Step = Callable[[Tensor, Tensor, bool], tuple[dict[str, float], bool]]
 
 
@@ -34,7 +35,8 @@ def make_step(
     """A function that advances `state` by one step.
 
     It takes this rank's uint8 images `(n, c, h, w)`, labels `(n,)` and whether this rank wants to stop, and
-    returns the step's global means and whether any rank wants to stop: one collective shares both.
+    returns the step's global means and whether any rank wants to stop: one collective shares both. A step whose means
+    or gradients are not finite changes nothing but its number and `state.health`, on every rank alike.
     """
     weight = next(state.generator.parameters())
     device, dtype = weight.device, weight.dtype
@@ -45,6 +47,8 @@ def make_step(
         training.loss, training.label_smoothing, training.penalty_method,
         rows_apart=rows_together(spec) == 1, compiled=training.compile,
     )  # fmt: skip
+    networks = [network for network in (state.generator, state.discriminator, state.encoder) if network is not None]
+    buffers = [buffer for network in (*networks, state.ema) for buffer in network.buffers()]
     objective = _distributed(AdversarialObjective(state.generator, state.discriminator, recipe, state.encoder))
 
     def autocast() -> AbstractContextManager:
@@ -62,7 +66,8 @@ def make_step(
 
     def step(images: Tensor, labels: Tensor, stop: bool) -> tuple[dict[str, float], bool]:
         seen = state.step * training.batch
-        _set_adam(state, training, seen)
+        rate = _set_adam(state, training, seen)
+        before = [buffer.clone() for buffer in buffers]
         weights = lazily(_penalty_weights(training, seen), state.step, training.penalty_every)
         p = augmentation.strength(state.strength, seen)
         real = [part.to(dtype).div_(127.5).sub_(1) for part in parts(images)]
@@ -81,21 +86,29 @@ def make_step(
         given = zip(z, real, classes_of, mix, views, noise_of_layers(), strict=True)
         inputs = [(latent, x, y, scale, weights, *rest) for latent, x, y, *rest in given]
         sums = _backward(objective, inputs, autocast)
-        for optimizer in (state.optimizer_g, state.optimizer_d):
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-        state.step += 1
-        update_ema(state.ema, state.generator, _ema_decay(training, seen))
-        if state.encoder is not None and state.encoder_ema is not None:
-            update_ema(state.encoder_ema, state.encoder, _ema_decay(training, seen))
-
-        shared = torch.cat([sums, sums.new_tensor([float(stop)])])
+        norms = _gradient_norms(state)
+        shared = torch.cat([sums, norms.to(sums.dtype) * (training.batch / world), sums.new_tensor([float(stop)])])
         if world > 1:
             dist.all_reduce(shared)
         means = (shared[:-1].double() / training.batch).tolist()
-        figures = dict(zip(SUMS, means, strict=True))
-        state.strength = augmentation.after(state.strength, figures["sign_real"])
+        finite = all(map(math.isfinite, means))
+        if finite:
+            for optimizer in (state.optimizer_g, state.optimizer_d):
+                optimizer.step()
+            update_ema(state.ema, state.generator, _ema_decay(training, seen))
+            if state.encoder is not None and state.encoder_ema is not None:
+                update_ema(state.encoder_ema, state.encoder, _ema_decay(training, seen))
+        else:  # averages of a batch are in there
+            for buffer, kept in zip(buffers, before, strict=True):
+                buffer.copy_(kept)
+        for optimizer in (state.optimizer_g, state.optimizer_d):
+            optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        state.health = state.health.after(finite)
+
+        figures = dict(zip((*SUMS, *NORMS), means, strict=True)) | {"learning_rate": rate}
+        if finite:
+            state.strength = augmentation.after(state.strength, figures["sign_real"])
         if training.augment == "ada":
             figures["augment_p"] = p
         for penalty in ("r1", "r2", "gp"):
@@ -142,11 +155,24 @@ def _penalty_weights(training: Training, images: int) -> Weights:
     return Weights(value_at(training.r1, images), value_at(training.r2, images), value_at(training.gp, images))
 
 
-def _set_adam(state: TrainState, training: Training, images: int) -> None:
+def _gradient_norms(state: TrainState) -> Tensor:
+    """Of the whole batch's gradients `(2,)`: every rank holds the same ones by now."""
+    each = (state.optimizer_g, state.optimizer_d)
+    gradients = [
+        [parameter.grad for group in one.param_groups for parameter in group["params"] if parameter.grad is not None]
+        for one in each
+    ]
+    return torch.stack([torch.nn.utils.get_total_norm(some) for some in gradients])
+
+
+def _set_adam(state: TrainState, training: Training, images: int) -> float:
+    """Returns the learning rate."""
+    rate = value_at(training.learning_rate, images) * state.health.rate
     for optimizer in (state.optimizer_g, state.optimizer_d):
         for group in optimizer.param_groups:
-            group["lr"] = value_at(training.learning_rate, images)
+            group["lr"] = rate
             group["betas"] = (training.beta1, value_at(training.beta2, images))
+    return rate
 
 
 def _ema_decay(training: Training, images: int) -> float:

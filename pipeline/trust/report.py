@@ -6,11 +6,7 @@
 Other versions of Ganline may make it otherwise; nothing reads it.
 """
 
-import base64
-from importlib import resources
-
-import jinja2
-
+from pipeline.pages.render import render
 from pipeline.progress import note
 from pipeline.shards.manifest import DatasetRef
 from pipeline.storage import Storage
@@ -59,13 +55,10 @@ def page(facts: Facts, sheet: bytes | None) -> str:
     # Only here: matplotlib takes half a second to import, and most commands find their report made.
     from pipeline.trust.plots import SHEET, aspect_plot, class_plot, size_plot
 
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"picture": _picture, "count": "{:,}".format, "percent": "{:.1%}".format, "size": _size}
-    template = environment.from_string((resources.files("pipeline.trust") / "report.html").read_text())
     largest = sorted(facts.classes.items(), key=lambda item: (-sum(item[1]), item[0]))
-    return template.render(
+    return render(
+        "pipeline.trust",
+        "report.html",
         facts=facts,
         manifest=facts.manifest,
         sheet=sheet,
@@ -78,10 +71,6 @@ def page(facts: Facts, sheet: bytes | None) -> str:
     )
 
 
-def _picture(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
-
-
 def _range(counts: dict[int, int]) -> tuple[int, int, int]:
     """Smallest, median, largest."""
     middle, seen = (sum(counts.values()) + 1) // 2, 0
@@ -90,8 +79,3 @@ def _range(counts: dict[int, int]) -> tuple[int, int, int]:
         if seen >= middle:
             return min(counts), value, max(counts)
     raise ValueError("no sizes")
-
-
-def _size(count: int) -> str:
-    power = min((len(str(count)) - 1) // 3, 4)
-    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"

@@ -16,8 +16,9 @@ from pipeline.config import Config
 from pipeline.shards.manifest import latest_version
 from pipeline.storage import Storage
 from pipeline.training.checkpoint import newest_checkpoint, newest_step, read_files
+from pipeline.training.job import Job
 from pipeline.training.plan import RunPlan, plan_run
-from pipeline.training.worker import Job, work
+from pipeline.training.worker import work
 
 GANLINE = str(Path(sys.executable).parent / "ganline")
 NAME = "gpu-check"

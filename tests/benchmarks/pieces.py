@@ -132,7 +132,7 @@ class _Watch:
                 continue
             with suppress(BadCheckpoint):
                 checkpoint = verify_checkpoint(self.storage, plan.run, entry.path)
-                keep_checkpoint(self.storage, checkpoint)
+                keep_checkpoint(self.storage, checkpoint.path)
                 self.kept[entry.path] = checkpoint
         checkpoints = sorted(self.kept.values(), key=lambda checkpoint: checkpoint.step)
         points = read_points(self.storage, plan.run)

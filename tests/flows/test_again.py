@@ -1,7 +1,10 @@
 """The same command again: nothing is done twice, and a run is begun anew, made longer or refused as one asks."""
 
+import json
 import signal
 import time
+import urllib.request
+from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
@@ -29,6 +32,22 @@ def test_a_finished_run_is_not_trained_again_and_its_release_is_found(finished):
     assert "loss_d" in found["metrics"]
 
 
+def test_the_page_on_a_release_lies_in_storage_and_in_mlflow_and_prefect_knows_of_it(finished, prefect_url):
+    client = MlflowClient(f"sqlite:///{finished.root}/mlflow.db")
+    version = client.get_model_version("tiny", "1")
+    path = Path(client.download_artifacts(version.run_id, version.tags["ganline.page"]))
+    (page,) = finished.root.glob("evaluations/pages/*/index.html")
+    assert path.read_bytes() == page.read_bytes() and b"tiny version 1" in page.read_bytes()
+    logged = client.list_artifacts(version.run_id, version.tags["ganline.page"].rpartition("/")[0])
+    beside = {one.path.rpartition("/")[2] for one in logged}
+    assert beside == {one.name for one in page.parent.iterdir()} > {"samples.png", "losses.png", "neighbours.png"}
+    request = urllib.request.Request(f"{prefect_url}/artifacts/filter", b"{}", {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as response:
+        ours = [one for one in json.load(response) if str(page) in one["data"]]  # other tests' runs are there too
+    (artifact,) = ours
+    assert artifact["key"] == "evaluation-tiny" and "| frechet | " in artifact["data"] and artifact["task_run_id"]
+
+
 def test_restart_begins_anew_and_images_can_grow(finished):
     before = finished.checkpoints()[-1]
     weights = (before / "ema.safetensors").read_bytes()
@@ -52,9 +71,13 @@ def test_each_command_on_a_model_does_what_it_says(finished):
         return {alias: int(version) for alias, version in client.get_registered_model("tiny").aliases.items()}
 
     measured = finished("evaluate", "tiny@1", "--json").json
+    away = {"RAY_ADDRESS": "127.0.0.1:1"}  # which an evaluation can do without
+    fewer = finished("evaluate", "tiny@1", "--set", "evaluation.images=100", "--json", **away)
+    assert "features are computed on this machine alone: RAY_ADDRESS 127.0.0.1:1" in fewer.err
     logged = client.get_run(client.get_model_version("tiny", "1").run_id).data.metrics
     assert measured["problem"] is None and {"frechet", "floor_recall"} <= set(measured["metrics"])
     assert measured["metrics"].items() <= logged.items()
+    assert all("100 generated" in name for name in fewer.json["figures"] if name.startswith("frechet"))
 
     checkpoint = finished.checkpoints()[-1]
     released = finished("release", checkpoint.parent.parent.name, "--json").json

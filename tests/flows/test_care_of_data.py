@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import DataGate
+from pipeline.registry.runs import log_files
 from pipeline.registry.server import client
 from pipeline.shards.manifest import DatasetRef, latest_version
 from pipeline.storage import Storage
@@ -76,6 +77,33 @@ def test_it_says_first_and_then_does_and_names_the_releases(embedded, storage, d
             "pets: removed 0 of 1 images in 0 shards and 0 versions",
         ],
     )
+
+
+def test_pages_that_show_training_images_go_too_and_one_that_can_not_is_told_of(embedded, storage, dataset):
+    (key, *_) = pq.read_table(storage.local_path(f"{dataset.folder}/sources.parquet"))["key"].to_pylist()
+    registry = client(storage)
+    experiment = registry.create_experiment("pets", (embedded.root / "mlartifacts").as_uri())
+    run = registry.create_run(experiment).info.run_id
+    page = "release/page-0123456789ab"
+    log_files(registry, run, {"index.html": b"with training images"}, page)
+    registry.create_registered_model("zoo")
+    tags = {"ganline.dataset": dataset.digest, "ganline.page": f"{page}/index.html"}
+    registry.create_model_version("zoo", "file:///nowhere", run, tags)
+    storage.write("evaluations/pages/abc/index.html", b"with training images")
+    storage.write_json("evaluations/pages/abc.json", {"dataset": dataset.digest})
+
+    (folder,) = embedded.root.glob(f"mlartifacts/*/artifacts/{page}")
+    folder.rename(embedded.folder / "away")
+    folder.symlink_to(embedded.folder / "away")  # which is not deleted as folders are
+    assert embedded("forget", "pets", key).code == 0  # looks, and deletes nothing
+    assert storage.exists("evaluations/pages/abc/index.html")
+    done = embedded("forget", "pets", key, "--yes")
+    assert (done.code, len(list(storage.list("evaluations/pages")))) == (1, 0)
+    assert f"not deleted, and it may show them: {page} of MLflow's run {run}: " in done.out
+    folder.unlink()
+    (embedded.folder / "away").rename(folder)
+    assert embedded("forget", "pets", key, "--yes", "--json").json["pages_left"] == []
+    assert not folder.exists() and "ganline.page" not in registry.get_model_version("zoo", "1").tags
 
 
 @pytest.mark.parametrize(

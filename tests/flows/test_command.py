@@ -13,8 +13,10 @@ from flows.command import run_command
 from flows.generate import split_grid
 from pipeline import errors
 
-COMMANDS = ["run", "shard", "train", "lookup", "generate", "evaluate", "release", "promote", "rollback"]
+COMMANDS = ["run", "shard", "train", "lookup", "generate", "export", "evaluate", "release", "releases", "promote"]
+COMMANDS += ["rollback"]
 COMMANDS += ["index", "verify", "doctor", "config show", "config validate", "config digest"]
+COMMANDS += ["runs", "runs list", "runs show", "runs prune"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -46,7 +48,7 @@ def test_json_stays_alone_on_standard_output(embedded):
 @pytest.fixture
 def ends(capfd):
     """How a command ends that raises this: its exit code and what it says."""
-    handler, factory = signal.getsignal(signal.SIGTERM), logging.getLogRecordFactory()
+    handler, factory, hook = signal.getsignal(signal.SIGTERM), logging.getLogRecordFactory(), sys.unraisablehook
 
     def end(error: BaseException, begun: bool = True, **how: bool) -> tuple[int, str]:
         def act(console):
@@ -60,6 +62,7 @@ def ends(capfd):
     yield end
     signal.signal(signal.SIGTERM, handler)
     logging.setLogRecordFactory(factory)
+    sys.unraisablehook = hook
 
 
 AGAIN = "start the same command again and it continues"
@@ -87,6 +90,42 @@ def test_a_server_that_is_away_from_the_start_is_a_mistake(ends):
 def test_what_was_begun_anew_continues_without_restart(ends):
     code, said = ends(errors.Stopped("stopped", signal.SIGTERM), resumable=True, restart=True)
     assert (code, said) == (143, "stopped; start the same command again without --restart and it continues")
+
+
+# A signal that arrives while a finalizer runs, whose exceptions Python drops; and while Ray starts, which takes it for
+# itself.
+SIGNALLED = """
+import os, signal, sys, time
+import typer
+from flows.command import run_command
+from pipeline.on_ray import _own_sigterm
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), number)
+        time.sleep(0.1)
+
+def act(console):
+    with _own_sigterm():
+        if ray:
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+            os.kill(os.getpid(), number)
+        Finalized()
+    time.sleep(5)
+
+number, ray = int(sys.argv[1]), sys.argv[2] == "ray"
+try:
+    run_command(act, as_json=False, resumable=True)
+except typer.Exit as end:
+    sys.exit(end.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("number", "starting"), [(signal.SIGINT, "-"), (signal.SIGTERM, "-"), (signal.SIGTERM, "ray")])
+def test_no_moment_swallows_a_signal(number, starting):
+    command = [sys.executable, "-c", SIGNALLED, str(int(number)), starting]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 128 + number and done.stderr.strip().endswith(AGAIN), done.stderr
 
 
 FAILING = """
@@ -117,7 +156,13 @@ def test_no_secret_reaches_the_terminal_or_the_log_which_only_its_owner_reads(tm
 
 @pytest.mark.parametrize(
     ("out", "split"),
-    [("/g.png", ("/", "g.png")), ("g.png", (".", "g.png")), ("s3://b/x/g.png", ("s3://b/x", "g.png"))],
+    [
+        ("/g.png", ("/", "g.png")),
+        ("g.png", (".", "g.png")),
+        ("what?/g.png", ("what?", "g.png")),
+        ("s3://b/x/g.png", ("s3://b/x", "g.png")),
+        ("s3://b/x/g.png?endpoint_override=http://h:1/p", ("s3://b/x?endpoint_override=http://h:1/p", "g.png")),
+    ],
 )
 def test_a_grid_goes_where_its_path_says(out, split):
     assert split_grid(out) == split

@@ -21,6 +21,7 @@ def _dead_port() -> int:
         return probe.getsockname()[1]
 
 
+FEATURES = ["--set", f"evaluation.features_sha256={'a' * 64}", "--set", "evaluation.features_pixels=32"]
 SMALL = ["--set", "training.batch=8"]
 DEAD = f"http://127.0.0.1:{_dead_port()}"
 
@@ -46,9 +47,19 @@ MISTAKES = {
     "parts that do not divide": (["run", "mnist", "--set", "training.accumulate=3"], {}, "accumulate 3", "divide"),
     "a way that leads nowhere": (["run", "mnist", "--set", "training.r1={from: 1}"], {}, "training.r1.to", "add it"),
     "the same seed twice": (["run", "mnist", "--set", "evaluation.seeds=[1, 1]"], {}, "seeds", "differ"),
+    "features that are not there": (
+        ["run", "mnist", "--dry-run", *FEATURES, "--set", "evaluation.features=nowhere.pt"], {},
+        "nowhere.pt", "TorchScript",
+    ),
+    "features of another sha256": (
+        ["run", "mnist", "--dry-run", *FEATURES, "--set", "evaluation.features=broken.zip"], {},
+        "broken.zip", "features_sha256",
+    ),
     "Ray at no port": (["run", "mnist"], {"RAY_ADDRESS": "127.0.0.1:abc"}, "RAY_ADDRESS", "unset"),
     "not a truncation": (["generate", "mnist", "--truncation", "nan"], {}, "--truncation", "--help"),
     "endless truncation": (["generate", "mnist", "--truncation", "inf"], {}, "--truncation", "--help"),
+    "one picture in shards": (["generate", "mnist", "--shards", "--out", "a.png"], {}, "a.png", "give a folder"),
+    "no licence": (["run", "mnist", "--set", "release.licence=' '"], {}, "release.licence", "one line"),
     "resolution no network makes": (["run", "mnist", "--set", "data.resolution=30"], {}, "30", "power of two"),
     "an option that the family does not take": (
         ["run", "mnist", "--set", "model.attention=14"], {}, "dcgan networks take no attention", "options are widths",
@@ -89,6 +100,10 @@ MISTAKES = {
     "no model to roll back": (["rollback", "mnist"], {}, "registry", "ganline run"),
     "no run to evaluate": (["evaluate", "mnist-123"], {}, "registry", "ganline run"),
     "no run to release": (["release", "mnist-123"], {}, "mnist-123", "ganline run"),
+    "no run to fork": (["run", "own.yaml", "--fork", "own-123@4", *SMALL], {}, "own-123", "ganline run"),
+    "no run to show": (["runs", "show", "own-123"], {}, "own-123", "ganline run"),
+    "no run to prune": (["runs", "prune", "own-123", "--yes"], {}, "own-123", "ganline run"),
+    "options of runs before its command": (["runs", "--json", "list"], {}, "after the command", "ganline runs list"),
     "no dataset to verify": (["verify", "mnist"], {}, "mnist", "there are: own"),
     "no such tar": (["index", "own", "t-{00..03}.tar"], {}, "t-00.tar", "check"),
     "a folder of tars": (["index", "own", "images"], {}, "images", "*.tar"),

@@ -5,14 +5,20 @@ import os
 import signal
 from pathlib import Path
 
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Cancelling
 
-def test_ctrl_c_then_kill_9_end_with_the_same_weights_as_a_run_left_alone(ganline, left_alone):
+from pipeline.training.clock import FIGURES
+
+
+def test_sigterm_then_kill_9_end_with_the_same_weights_as_a_run_left_alone(ganline, left_alone):
     recipe = ganline.tiny()
-    # Ctrl-C in a terminal reaches every process of the group at once.
+    # Supervisors, Prefect's worker among them, send it to every process of the group at once.
     process = ganline.start_until(lambda: len(ganline.checkpoints()) >= 1, "run", recipe)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode == 128 + signal.SIGTERM
     stopped_at = json.loads((ganline.checkpoints()[-1] / "COMPLETE").read_text())["images"]
     assert 0 < stopped_at < 12000
     assert f"stopped at image {stopped_at:,}" in said and "continues" in said
@@ -44,9 +50,8 @@ def test_ctrl_c_then_kill_9_end_with_the_same_weights_as_a_run_left_alone(ganlin
 def _figures(runs: Path) -> list:
     """Telemetry without what depends on the clock."""
     (path,) = runs.glob("*/telemetry.jsonl")
-    clock = {"images_per_second", "data_wait_share"}
     points = [json.loads(line) for line in path.read_text().splitlines()]
-    return [(p["images"], {k: v for k, v in p["metrics"].items() if k not in clock}) for p in points]
+    return [(p["images"], {k: v for k, v in p["metrics"].items() if k not in FIGURES}) for p in points]
 
 
 def test_sigterm_between_stages_ends_everything_that_was_started(embedded):
@@ -56,3 +61,16 @@ def test_sigterm_between_stages_ends_everything_that_was_started(embedded):
     assert process.returncode == 128 + signal.SIGTERM, said
     assert embedded.left_running() == []
     assert "continues" in said.splitlines()[-1]
+
+
+def test_a_flow_run_that_is_cancelled_in_prefect_ends_at_a_checkpoint(ganline, prefect_url):
+    with SyncPrefectClient(prefect_url) as prefect:
+        process = ganline.start_until(lambda: len(ganline.checkpoints()) >= 1, "run", ganline.tiny())
+        (flow_run,) = prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+        prefect.set_flow_run_state(flow_run.id, Cancelling())
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM and "cancelled in Prefect" in said
+        stopped_at = json.loads((ganline.checkpoints()[-1] / "COMPLETE").read_text())["images"]
+        assert 0 < stopped_at < 12000 and f"stopped at image {stopped_at:,}" in said
+        assert prefect.read_flow_run(flow_run.id).state_type.value == "CANCELLED"
+    assert ganline.left_running() == []

@@ -5,12 +5,14 @@ import pytest
 from PIL import Image
 
 from pipeline.storage import Storage
+from pipeline.training.telemetry import read_points
 
 RECIPE = """
 name: far
 data: {source: images, resolution: 16}
 model: {width: 8}
-training: {images: 320, batch: 32, checkpoint_every: 160, evaluate_every: 160, log_every: 64}
+training: {images: 320, batch: 32, checkpoint_every: 160, evaluate_every: 160, log_every: 64,
+  evaluate_images: 8}
 evaluation: {images: 16, minimum_images: 1}
 """
 
@@ -41,7 +43,10 @@ def test_images_become_a_release_on_s3_and_a_second_run_finds_all_done(far, s3_r
     ]  # fmt: skip
     assert len(list(storage.list(f"runs/{run}/checkpoints"))) == 2
     assert list(storage.list("cache/ray")) == []  # what Ray notes of an attempt goes with it
-    assert storage.read(f"runs/{run}/telemetry.jsonl").count(b"\n") == 320 // 64
+    points = {point["images"]: point["metrics"] for point in read_points(storage, run)}
+    assert list(points) == [64, 128, 160, 192, 256, 320]
+    measured = {images: figures["frechet"] for images, figures in points.items() if "frechet" in figures}
+    assert done["run"]["best_images"] == min(measured, key=measured.__getitem__) and len(measured) == 2
 
     again = far("run", "far.yaml", "--json").json
     assert (again["dataset"]["shards_written"], again["run"]["reused"]) == (0, True)

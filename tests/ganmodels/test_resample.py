@@ -5,6 +5,7 @@ from scipy.signal import upfirdn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import interpolate
 
+from ganmodels import resample
 from ganmodels.resample import BILINEAR, blur, downsample, upsample
 
 TAPS = {"bilinear": BILINEAR, "uneven": (0.5, -1.0, 2.0, 4.0, 1.0, 0.25), "shortest": (1.0, 1.0)}
@@ -85,3 +86,13 @@ def test_layouts_and_types_agree_and_are_kept(resample, dtype):
 def test_an_odd_number_of_taps_is_refused(resample):
     with pytest.raises(ValueError, match="3 taps would shift the image by half a pixel"):
         resample(drawn(1, 1, 4, 4), (1, 2, 1))
+
+
+@pytest.mark.parametrize("taps", TAPS.values(), ids=TAPS)
+@pytest.mark.parametrize("resampler", RESAMPLERS.values(), ids=RESAMPLERS)
+def test_what_an_exported_graph_has_instead_is_the_same(resampler, taps, monkeypatch):
+    x = drawn(2, 3, 6, 8)
+    expected = resampler(x, taps)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    monkeypatch.setattr(resample, "_Apply", None)
+    torch.testing.assert_close(resampler(x, taps), expected)

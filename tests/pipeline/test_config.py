@@ -188,12 +188,32 @@ KEYS: dict[str, tuple[Any, bool]] = {
     "training.log_every": (999, False),
     "training.checkpoint_every": (999, False),
     "training.evaluate_every": (999, False),
+    "training.keep_last": (5, False),
+    "training.keep_best": (2, False),
+    "training.evaluate_images": (256, False),
+    "training.plateau": (3, False),
+    "training.max_hours": (1.5, False),
+    "training.nonfinite_steps": (3, False),
+    "training.profile": ("10-12", False),
     "training.init": ("faces@champion", False),  # the weights that it names count
+    "evaluation.extra": (["path_length"], False),
+    "evaluation.features": ("inception.pt", False),
+    "evaluation.features_sha256": ("0" * 64, False),
+    "evaluation.features_pixels": (299, False),
+    "evaluation.features_range": ("0-1", False),
     "evaluation.images": (500, False),
     "evaluation.seeds": ([3, 4], False),
     "evaluation.minimum_images": (500, False),
     "release.model": ("faces", False),
+    "release.limits": ({"frechet": {"least": None, "most": 50.0}}, False),
+    "release.minimum_coverage": (0.1, False),
+    "release.licence": ("CC-BY-4.0", False),
     "cluster.workers": (2, False),
+    "cluster.cpus_per_worker": (2, False),
+    "cluster.placement": ("SPREAD", False),
+    "cluster.wait_seconds": (5, False),
+    "cluster.stall_seconds": (30, False),
+    "cluster.environment": ({"NCCL_SOCKET_IFNAME": "eth0"}, False),
     "storage": ("/elsewhere", False),
 }
 
@@ -206,6 +226,11 @@ def test_a_run_is_another_exactly_where_the_weights_are(key):
     values = load_config("mnist").model_dump(mode="json")
     if key.startswith("training.augment_"):
         values["training"]["augment"] = "ada"  # no other takes them
+    if key == "training.plateau":
+        values["training"]["evaluate_images"] = 256
+    if key.startswith("evaluation.features"):  # a module needs them all
+        module = {"features": "other.pt", "features_sha256": "1" * 64, "features_pixels": 64}
+        values["evaluation"] |= module
     config = parse_config(values, "recipe")
     *sections, last = key.split(".")
     inner = values

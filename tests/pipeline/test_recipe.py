@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ganmodels.networks import build_discriminator, build_generator
-from pipeline.config import Config
+from pipeline.config import Config, Evaluation
 from pipeline.errors import UserError
-from pipeline.recipe import load_config, parse_config, presets
+from pipeline.recipe import load_config, parse_config, presets, with_evaluation
 from pipeline.scheduled import value_at
 
 DATASET = "0" * 64
@@ -176,7 +176,14 @@ def test_an_unknown_key_is_named_with_its_place(recipe, key):
         ("training.batch=60", "training.batch 60 is not a multiple of data.streams 8"),
         ("data.streams=7", "training.batch 64 is not a multiple of data.streams 7"),
         ("cluster.workers=9", "cluster.workers 9 is more than data.streams 8"),
-        ("cluster.workers=0", "cluster.workers: Input should be greater than or equal to 1 (it is 0)"),
+        ("cluster.workers=1-9", "cluster.workers 1-9 is more than data.streams 8"),
+        ("cluster.workers=4-1", "cluster.workers: write a number, or the fewest and the most, such as 1-4 (it is "),
+        ("cluster.workers=-1", "cluster.workers: write a number, or the fewest and the most, such as 1-4 (it is "),
+        ("cluster.workers=true", "cluster.workers: write a number, or the fewest and the most, such as 1-4 (it is "),
+        ("training.profile=9-3", "training.profile: write the first and the last step, such as 100-110, not 9-3"),
+        ("training.plateau=3", "training.plateau has no meaning without training.evaluate_images"),
+        ("training.evaluate_images=3", "training.evaluate_images is 0 or 4 at least"),
+        ("cluster.environment.FOO=bar", "cluster.environment: FOO is no setting of NCCL or gloo"),
         ("training.batch=0", "training.batch: Input should be greater than 0 (it is 0)"),
         ("training.batch=6.5", "training.batch: "),
         ("training.batch=", "training.batch: Input should be a valid integer (it is None)"),
@@ -261,3 +268,22 @@ def test_a_recipe_that_cannot_be_read_is_told_with_the_presets(tmp_path):
     for path in ("nowhere.yaml", str(tmp_path), str(tmp_path / "picture.yaml")):
         with pytest.raises(UserError, match=r"no recipe .*presets: .*mnist"):
             load_config(path)
+
+
+def test_one_section_of_a_recipe_is_set_anew_and_no_other(recipe):
+    config = load_config(recipe("name: r\nevaluation: {seeds: [3, 4]}"))
+    changed = with_evaluation(config, ["evaluation.images=50"])
+    assert (changed.evaluation.images, changed.evaluation.seeds, changed.training) == (50, (3, 4), config.training)
+    assert with_evaluation(config, None) == config
+    module = "{features: /fid.pt, features_sha256: %s, features_pixels: 299, features_range: 0-1}" % ("a" * 64)
+    by_module = load_config(recipe(f"name: r\nevaluation: {module}"))
+    assert with_evaluation(by_module, ["evaluation.features=own-classifier"]).evaluation == (
+        Evaluation(features="own-classifier")
+    )
+    for override, said in (
+        ("training.batch=8", "^--set training.batch=8: only evaluation.key=value means something here$"),
+        ("evaluation.images=1", "^--set: evaluation.images: Input should be greater than or equal to 6"),
+        ("evaluation.images", "^--set evaluation.images: write it as section.key=value$"),
+    ):
+        with pytest.raises(UserError, match=said):
+            with_evaluation(config, [override])

@@ -1,6 +1,7 @@
 """The stages with their storage on a real S3 server that fails at every few requests: the same as on local disk."""
 
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ from PIL import Image
 
 from pipeline import storage as storage_module
 from pipeline.config import Config
+from pipeline.errors import Unavailable
 from pipeline.patience import Patience
 from pipeline.shards import on_ray
+from pipeline.shards.alone import alone
 from pipeline.shards.read import DatasetReader
 from pipeline.shards.verify import resolve_dataset, verify_dataset
 from pipeline.storage import Storage
@@ -84,6 +87,26 @@ def test_a_dataset_is_the_same_as_on_disk_whatever_fails(local, faulty, proxy, s
     assert len(proxy.hit) >= 10
 
 
+def test_an_ingest_that_another_took_the_place_of_commits_nothing(faulty, s3_root, proxy, shard, monkeypatch):
+    lock = partial(alone, seconds=1.0)
+    monkeypatch.setattr(on_ray, "alone", lock)
+    assemble = on_ray.assemble
+
+    def cut_off(*arguments):
+        proxy.fail("busy", -1)
+        with lock(Storage(s3_root), "t"):
+            pass  # whatever it did
+        proxy.forget()
+        return assemble(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(on_ray, "assemble", cut_off)
+        with pytest.raises(Unavailable, match="the lease datasets/t/lock in s3://"):
+            shard(faulty)
+    assert not list(Storage(s3_root).list("datasets/t/versions"))
+    assert shard(faulty).dataset == resolve_dataset(faulty, "t")
+
+
 def test_a_stall_while_reading_costs_seconds_and_nothing_else(faulty, proxy, shard):
     ingest = shard(faulty)
     proxy.fail("stall", 1, method="GET", path=".tar")
@@ -111,14 +134,14 @@ def test_checkpoints_come_back_bit_for_bit_whatever_fails(local, faulty, proxy, 
     state = fresh_state(plan.spec, config.training, torch.device("cpu"))
     _fail_now_and_then(proxy)
     for state.step in (5, 10, 15, 20):
-        saved = save_checkpoint(faulty, plan.run, state, config.training.batch)
+        saved = save_checkpoint(faulty, plan.run, state.snapshot(), config.training.batch)
     assert newest_checkpoint(faulty, plan.run) == saved
     assert len([entry for entry in faulty.list(f"runs/{plan.run}/checkpoints") if entry.is_folder]) == 3
 
     other = fresh_state(plan.spec, config.training.model_copy(update={"seed": 9}), torch.device("cpu"))
     load_checkpoint(faulty, saved, other)
     assert other.step == 20
-    assert other.to_files() == state.to_files()
+    assert other.snapshot().to_files() == state.snapshot().to_files()
     files = read_files(faulty, saved)
-    assert {name: files[name] for name in state.to_files()} == state.to_files()
+    assert {name: files[name] for name in state.snapshot().to_files()} == state.snapshot().to_files()
     assert len(proxy.hit) >= 10

@@ -40,7 +40,8 @@ class Plan:
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """`requests` are those that came, as (method, path and query); `hit` those that were failed at."""
+    """`requests` are those that came, as (method, path and query); `hit` those that were failed at; `moved` the bytes
+    of bodies that came, and of those that were answered."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -49,6 +50,7 @@ class FaultyProxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.upstream, self.address = upstream, f"127.0.0.1:{self.server_address[1]}"
         self.requests, self.hit = list[tuple[str, str]](), list[tuple[str, str]]()
+        self.moved = 0
         self.closing = threading.Event()
         self._plans = list[Plan]()
         self._lots = random.Random(0)
@@ -65,6 +67,7 @@ class FaultyProxy(ThreadingHTTPServer):
             self._plans.clear()
             self.requests.clear()
             self.hit.clear()
+            self.moved = 0
 
     def count(self, method: str, path: str = "") -> int:
         return sum(one == method and path in other for one, other in self.requests)
@@ -137,6 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
         answer = upstream.getresponse()
         data = answer.read()
         upstream.close()
+        self.server.moved += len(body) + len(data)
         return answer, data
 
     def _answer(self, status: int, reason: str, head: list[tuple[str, str]], data: bytes, length: int | None) -> None:

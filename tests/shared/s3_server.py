@@ -40,7 +40,7 @@ def s3_server(folder: Path) -> Iterator[str]:
             [juicefs, "format", meta, BUCKET, "--storage", "file", "--bucket", f"{folder}/blobs/", "--trash-days", "0"],
             env=environment, stdout=out, stderr=out, check=True,
         )  # fmt: skip
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         server = subprocess.Popen(
             [
                 juicefs, "gateway", meta, address, "--no-banner", "--no-usage-report", "--no-bgjob",
@@ -63,7 +63,7 @@ def s3_server(folder: Path) -> Iterator[str]:
         server.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pipeline.config import Data
 from pipeline.errors import UserError
 from pipeline.ingest.image import rules_of
-from pipeline.on_ray import Died, cluster, run_tasks
+from pipeline.on_ray import TRIES, Died, cluster, insisting, run_tasks
 from pipeline.progress import Progress, report
 from pipeline.shards.alone import alone
 from pipeline.shards.foreign.assemble import assemble
@@ -16,7 +16,7 @@ from pipeline.shards.version import Contents
 from pipeline.storage import Storage
 
 _NAMED = 3
-_TRIES = 2  # more, of a task that died
+_DIED = f"the process that reads it died {TRIES} times; an image in it may need too much memory"
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,13 @@ def index_tars(
     known = {entry.path for entry in storage.list(f"{dataset_folder(name)}/scans")}
     unread = [tar for tar in tars if job.path(tar) not in known]
     _scan(job, unread)
-    with alone(storage, name):
+    with alone(storage, name) as (_, held):
         before = latest_version(storage, name)
         made = assemble(job, data, tars, load_manifest(storage, before) if before else None)
         if not made.manifest.shards:
             reasons = ", ".join(f"{count} {reason}" for reason, count in made.quarantined.items()) or "no sample"
             raise UserError(f"{' '.join(patterns)}: no valid image ({reasons}); check what the tars hold")
+        held.check()
         dataset = commit_version(storage, name, made.manifest, made.tables)
     return Indexed(
         dataset=dataset,
@@ -64,9 +65,10 @@ def _scan(job: Job, tars: list[FoundTar]) -> None:
         return
     refused, samples, read, whole = list[Refused](), 0, 0, sum(tar.size for tar in tars)
     with cluster():
-        for tar, found in zip(tars, run_tasks(scan_tar, job, tars), strict=True):
+        for tar, found in zip(tars, insisting(run_tasks, scan_tar, job, tars), strict=True):
             read += tar.size
-            found = _again(job, tar) if isinstance(found, Died) else found
+            if isinstance(found, Died):
+                found = Refused(tar.uri, _DIED)
             if isinstance(found, Refused):
                 refused.append(found)
             else:
@@ -78,12 +80,3 @@ def _scan(job: Job, tars: list[FoundTar]) -> None:
         others = ", ".join(each.uri for each in refused[1 : 1 + _NAMED])
         more = f"; {len(refused) - 1} of the {len(tars) - 1} others are refused too ({others})" if others else ""
         raise UserError(f"{first.uri}: {first.why}{more}")
-
-
-def _again(job: Job, tar: FoundTar) -> int | Refused:
-    for _ in range(_TRIES):
-        (found,) = run_tasks(scan_tar, job, [tar])
-        if not isinstance(found, Died):
-            return found
-    why = f"the process that reads it died {1 + _TRIES} times; an image in it may need too much memory"
-    return Refused(tar.uri, why)

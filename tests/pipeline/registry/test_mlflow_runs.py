@@ -7,7 +7,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.redact import redact
-from pipeline.registry.runs import finish_run, last_images, log_file, log_points, open_run, send_points, supersede_run
+from pipeline.registry.runs import IMAGES, already_sent, finish_run, log_file, open_run, send_points, supersede_run
 from pipeline.registry.server import client as connect
 from pipeline.storage import Storage
 
@@ -72,23 +72,30 @@ def test_a_deleted_experiment_comes_back(world):
 
 def test_points_replayed_arrive_once_each(world):
     run_id = open_run(world.client, world.config, "dots-points", world.dataset)
-    assert last_images(world.client, run_id) == -1
+    assert already_sent(world.client, run_id) == {}
     points = [
         {"images": 64 * step, "time": 1e9 + step, "metrics": {"loss": step / 3, "other": math.nan}}
         for step in range(700)  # three metrics each: more than two calls' worth
     ]
-    send_points(world.client, run_id, points[:300])
+    send_points(world.client, run_id, points[:300], {})
     again = [{**point, "time": point["time"] + 50} for point in points]  # as a resumed run writes them
-    send_points(world.client, run_id, again + again[600:])
-    send_points(world.client, run_id, points)
+    sent = already_sent(world.client, run_id)
+    send_points(world.client, run_id, again + again[600:], sent)
+    send_points(world.client, run_id, points, sent)
+    late = {"images": 64, "time": 1e9, "metrics": {"frechet": 2.0}}  # of a state that training had left long ago
+    send_points(world.client, run_id, [late], sent)
     history = world.client.get_metric_history(run_id, "loss")
     assert sorted((one.step, one.value) for one in history) == [(64 * s, s / 3) for s in range(700)]
     assert len(world.client.get_metric_history(run_id, "other")) == 700
-    assert last_images(world.client, run_id) == 64 * 699
+    assert [one.step for one in world.client.get_metric_history(run_id, "frechet")] == [64]
+    assert (
+        sent
+        == already_sent(world.client, run_id)
+        == dict.fromkeys(("loss", "other", IMAGES), 64 * 699) | {"frechet": 64}
+    )
 
 
-def test_the_marker_never_runs_ahead_of_the_metrics(world):
-    """Killed between two calls, whatever was not sent lies above `last_images`."""
+def test_what_broke_off_between_two_requests_goes_on_where_it_did(world):
     run_id = open_run(world.client, world.config, "dots-cut", world.dataset)
     calls = []
 
@@ -99,14 +106,24 @@ def test_the_marker_never_runs_ahead_of_the_metrics(world):
             calls.append(metrics)
             world.client.log_batch(run_id, metrics=metrics)
 
-    points = [{"images": s, "time": 1.0, "metrics": {f"m{i}": 0.0 for i in range(300)}} for s in (3, 1, 2, 4)]
+    points = [{"images": s, "time": 1.0, "metrics": {f"m{i}": 0.0 for i in range(300)}} for s in (1, 2, 3, 4)]
+    sent: dict[str, int] = {}
     with pytest.raises(ConnectionError):
-        log_points(Dies(), run_id, points)
-    last = last_images(world.client, run_id)
-    assert last == 3
-    assert sum(metric.step <= last for metric in calls[0]) == len(calls[0]) == 903
-    send_points(world.client, run_id, points)
-    assert [len(world.client.get_metric_history(run_id, f"m{i}")) for i in (0, 299)] == [4, 4]
+        send_points(Dies(), run_id, points, sent)
+    assert len(calls[0]) == 1000  # in the middle of a point
+    assert sent == already_sent(world.client, run_id)
+    send_points(world.client, run_id, points, already_sent(world.client, run_id))
+    assert {len(world.client.get_metric_history(run_id, f"m{i}")) for i in range(0, 300, 23)} == {4}
+
+
+def test_a_run_that_was_created_twice_is_one(world):
+    """As MLflow's client does it, when the first answer is lost."""
+    run_id = open_run(world.client, world.config, "dots-twice", world.dataset)
+    tags = {"ganline.run": "dots-twice"}
+    experiment = world.client.get_run(run_id).info.experiment_id
+    twin = world.client.create_run(experiment, tags=tags).info.run_id
+    assert open_run(world.client, world.config, "dots-twice", world.dataset) == run_id
+    assert world.client.get_run(twin).info.lifecycle_stage == "deleted"
 
 
 def test_files_lie_in_the_storage_root_and_nowhere_else(world, here):

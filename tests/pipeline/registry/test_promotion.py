@@ -1,51 +1,36 @@
+"""Who becomes champion, and what is left where somebody dies on the way."""
+
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from mlflow.exceptions import MlflowException
+from judging import BETTER, WORSE, aliases, judge, locks, record, tags
+from mlflow.tracking import MlflowClient
+from mlflow_server import MlflowServer
 
 from pipeline.errors import UserError
 from pipeline.registry.gate import Decision, decide
 from pipeline.registry.lookup import lookup
-from pipeline.registry.promotion_lock import promotion_lock
 from pipeline.registry.releases import (
     champion_version,
     log_evaluation,
+    name_page,
     promote,
     promote_version,
     record_decision,
     rollback,
     settle,
 )
+from pipeline.registry.reported import report
+from pipeline.registry.runs import open_run
 from pipeline.registry.server import client as connect
-
-WORSE = {"interval": (2.2, 3.1, 4.0), "images_generated": 2000, "images_held_out": 2000, "seeds": 2}
-BETTER = {**WORSE, "interval": (-4.0, -3.1, -2.2)}
-
-
-def aliases(world, model: str) -> dict[str, int]:
-    there = world.client.get_registered_model(model).aliases
-    return {alias: int(version) for alias, version in there.items()}
-
-
-def tags(world, model: str, version: int) -> dict[str, str]:
-    return world.client.get_model_version(model, str(version)).tags
-
-
-def locks(world) -> list[str]:
-    return [one.name for one in world.client.search_registered_models() if "lock" in one.name]
-
-
-def judge(version: int, figures: dict, report: bytes | None = None):
-    return lambda champion: (decide(champion=champion, candidate_version=version, **figures), report)
 
 
 class Dying:
@@ -94,12 +79,27 @@ def test_a_second_report_does_not_overwrite_the_first(world):
     version = world.release("reports", 0)
     decision = Decision(False, "no", "interval", {}, None)
     paths = set()
-    for report in (b"{}", b"[]", b"{}"):
-        evidence = log_evaluation(world.client, world.client.get_model_version("reports", str(version)), report)
+    for document in (b"{}", b"[]", b"{}"):
+        evidence = log_evaluation(world.client, world.client.get_model_version("reports", str(version)), document)
         record_decision(world.client, "reports", version, decision, evidence)
         paths.add(tags(world, "reports", version)["ganline.evaluation"])
     assert len(paths) == 2
     assert all(path.startswith("release/") and path.endswith("/evaluation.json") for path in paths)
+
+
+def test_the_page_on_another_evaluation_is_not_shown(world, tmp_path):
+    version = world.release("paged", 0)
+    decision, files = Decision(False, "no", "interval", {}, None), {"index.html": b"<p>first"}
+
+    def judged_on(document: bytes) -> tuple[bytes, str]:
+        evidence = log_evaluation(world.client, world.client.get_model_version("paged", str(version)), document)
+        record_decision(world.client, "paged", version, decision, evidence)
+        return report("paged", version, world.storage)
+
+    judged_on(b'{"seen": 1}')
+    name_page(world.client, "paged", version, "a" * 64, files)
+    assert judged_on(b'{"seen": 1}') == (b"<p>first", "text/html")
+    assert judged_on(b'{"seen": 2}') == (b'{"seen": 2}', "application/json")  # nobody could make a page this time
 
 
 def test_any_decision_fits_its_tags(world):
@@ -267,108 +267,69 @@ def test_many_promotions_at_once_go_one_after_the_other(world):
     assert locks(world) == []
 
 
-def test_only_one_holds_the_lock_even_when_an_expired_one_is_taken_away(world):
-    """Eight at once fall upon a lock that nobody will give back."""
-    world.client.create_registered_model("busy.promotion-lock", {"ganline.expires": "1.0", "ganline.owner": "dead"})
-    inside, most = [], []
-
-    def work(number):
-        client = connect(world.storage)
-        with promotion_lock(client, "busy", wait=60):
-            inside.append(number)
-            most.append(len(inside))
-            time.sleep(0.05)
-            inside.remove(number)
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, range(8)))
-    assert most == [1] * 8
-    assert locks(world) == ["busy.promotion-lock.dead"]  # remembered for a day: never taken away twice
-    world.client.delete_registered_model("busy.promotion-lock.dead")
-
-
-def test_one_who_overstayed_does_not_give_back_anothers_lock(world):
-    with promotion_lock(world.client, "slow", expires_after=0.1) as mine:
-        time.sleep(0.2)
-        with promotion_lock(world.client, "slow", wait=5) as theirs:
-            with pytest.raises(UserError, match="longer than its lock lasts"):
-                mine.check()
-            theirs.check()
-            owner = world.client.get_registered_model("slow.promotion-lock").tags["ganline.owner"]
-            taken_away = [name for name in locks(world) if name != "slow.promotion-lock"]
-            # What `mine` does when it ends:
-            with pytest.raises(MlflowException, match="already exists"):
-                world.client.rename_registered_model("slow.promotion-lock", taken_away[0])
-            assert world.client.get_registered_model("slow.promotion-lock").tags["ganline.owner"] == owner
-    for name in locks(world):
-        assert name != "slow.promotion-lock"
-        world.client.delete_registered_model(name)
-
-
-def test_waiting_for_a_lock_ends(world):
-    first, _ = world.release("held", 0), promote(world.client, "held", 1)
-    with promotion_lock(world.client, "held"):
-        began = time.monotonic()
-        with (
-            pytest.raises(UserError, match=f"held is being promoted by process {os.getpid()} on") as error,
-            promotion_lock(world.client, "held", wait=0.5),
-        ):
-            pass
-        assert 0.5 <= time.monotonic() - began < 5
-        assert "\n" not in str(error.value)
-        assert lookup("held@champion", world.storage).version == first  # readers never wait
-    assert locks(world) == []
-
-
-def test_a_lock_is_given_back_when_promoting_fails(world):
-    with pytest.raises(ZeroDivisionError), promotion_lock(world.client, "failing"):
-        raise ZeroDivisionError
-    assert locks(world) == []
-
-
-def test_a_lock_is_no_model(world):
-    version = world.release("alone", 0)
-    promote(world.client, "alone", version)
-    with promotion_lock(world.client, "alone"):
-        with pytest.raises(UserError, match=r"there is .*alone") as error:
-            lookup("not-there@champion", world.storage)
-        assert "lock" not in str(error.value)
-        with pytest.raises(UserError, match="locks; choose another"):
-            lookup("alone.promotion-lock@champion", world.storage)
-    with pytest.raises(UserError, match="locks; choose another"):
-        world.release("mine.promotion-lock", 0)
-
-
-HOLD = """
-import sys, time
-from pipeline.registry.promotion_lock import promotion_lock
+JUDGE = """
+import json, sys, time
+from pathlib import Path
+from pipeline.registry.gate import Measured, Rules, decide
+from pipeline.registry.releases import settle
 from pipeline.registry.server import client
 from pipeline.storage import Storage
-with promotion_lock(client(Storage(sys.argv[1])), "killed", expires_after=float(sys.argv[2])):
-    print("held", flush=True)
-    time.sleep(600)
+root, model, version, meeting = sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
+seen = []
+def judge(champion):
+    seen.append(champion)
+    (meeting / str(version)).touch()
+    while len(list(meeting.iterdir())) < 2:  # both have looked at the same champion before either promotes
+        time.sleep(0.01)
+    interval = (-4.0, -3.1, -2.2) if champion == 1 else (2.2, 3.1, 4.0)
+    decision = decide(champion=champion, candidate_version=version, interval=interval,
+                      measured=Measured(2000, 2000, 2), rules=Rules())
+    return decision, None
+released = settle(client(Storage(root)), model, version, judge)
+print(json.dumps({"version": version, "promoted": released.promoted, "reason": released.reason, "seen": seen}))
 """
 
 
-def test_the_lock_of_a_killed_promoter_expires(world):
-    version = world.release("killed", 0)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, world.storage.uri, "3"], stdout=subprocess.PIPE, text=True
-    )  # fmt: skip
+@pytest.fixture(params=["sqlite", "server"])
+def shared(request, world, tmp_path, monkeypatch):
+    """A registry that two processes share: a sqlite file, or a server by HTTP."""
+    if request.param == "sqlite":
+        yield world
+        return
+    server = MlflowServer(tmp_path)
+    server.start()
     try:
-        assert holder.stdout.readline() == "held\n"
-        expires = float(world.client.get_registered_model("killed.promotion-lock").tags["ganline.expires"])
-        holder.send_signal(signal.SIGKILL)
-        holder.wait()
-        with pytest.raises(UserError, match="is being promoted"), promotion_lock(world.client, "killed", wait=0):
-            pass
-        assert promote(world.client, "killed", version).promoted
-        assert 0 <= time.time() - expires < 8
+        server.ready()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        client = MlflowClient(server.uri)
+        yield replace(world, client=client, run_id=open_run(client, world.config, "dots-1", world.dataset))
     finally:
-        holder.kill()
-        holder.wait()
-        holder.stdout.close()
-    assert aliases(world, "killed") == {"champion": version}
-    for name in locks(world):
-        assert name.startswith("killed.promotion-lock.")
-        world.client.delete_registered_model(name)
+        server.kill()
+
+
+def test_of_two_processes_one_wins_and_the_other_is_judged_again(shared, tmp_path):
+    first, *rivals = (shared.release("rivals", seed) for seed in range(3))
+    promote(shared.client, "rivals", first)
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    command = [sys.executable, "-c", JUDGE, shared.storage.uri, "rivals"]
+    both = [
+        subprocess.Popen([*command, str(version), str(meeting)], stdout=subprocess.PIPE, text=True)
+        for version in rivals
+    ]  # fmt: skip
+    told = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    winner, loser = sorted(told, key=lambda one: not one["promoted"])
+    assert (winner["promoted"], winner["seen"]) == (True, [first])
+    assert (loser["promoted"], loser["seen"]) == (False, [first, winner["version"]])
+    assert f"3.1 worse than version {winner['version']}" in loser["reason"]
+    assert aliases(shared, "rivals") == {"champion": winner["version"], "previous": first}
+    for one in told:
+        (entry,) = record(shared, "rivals", one["version"])
+        assert (entry["promoted"], entry["against"]) == (one["promoted"], one["seen"][-1])
+    assert locks(shared) == []
+
+
+def test_moving_an_alias_imports_no_torch():
+    modules = "import sys, pipeline.registry.releases, pipeline.registry.history, pipeline.registry.server"
+    heavy = "sys.exit(', '.join({'torch', 'ray', 'prefect'} & sys.modules.keys()) or 0)"
+    assert subprocess.run([sys.executable, "-c", f"{modules}; {heavy}"], check=False).returncode == 0

@@ -55,8 +55,12 @@ def folder(world, model: str) -> Path:
     return Path(urllib.parse.unquote(urllib.parse.urlsplit(uri).path))
 
 
+def picture(answer: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(answer)))
+
+
 def pixels(answer: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(answer))))[..., None]
+    return np.asarray(picture(answer))[..., None]
 
 
 def test_its_images_are_those_of_load(served):
@@ -68,6 +72,9 @@ def test_its_images_are_those_of_load(served):
         np.testing.assert_array_equal(pixels(image), generator.sample(1, row.seed, row.label, first=row.index)[0])
     still = model.predict(rows[["seed", "index"]], params={"truncation": 0.5})["image"]
     np.testing.assert_array_equal(pixels(still[3]), generator.sample(1, 9, truncation=0.5, first=6)[0])
+    told = {"Software": "Ganline", "ganline.model": "served", "ganline.seed": "9", "ganline.index": "6"}
+    told |= {"ganline.label": "off", "ganline.truncation": "0.5"}
+    assert picture(still[3]).text.items() >= told.items()
     assert len(model.predict(rows[:0])) == 0
     for wrong in ({"label": [2]}, {"index": [-1]}):
         row = pd.DataFrame({"seed": [0], "index": [0], "label": [0], **wrong})
@@ -88,16 +95,20 @@ def test_an_encoder_lies_beside_and_its_images_are_those_of_load_too(served):
 def test_it_is_whole_and_holds_nothing_pickled(served):
     root = folder(served, "served")
     files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-    assert files == {
+    assert {file for file in files if not file.startswith("decisions/")} == {
         "MLmodel", "artifacts/generator.safetensors", "artifacts/spec.json", "conda.yaml", "input_example.json",
         "pyfunc_model.py", "python_env.yaml", "requirements.txt", "serving_input_example.json",
     }  # fmt: skip
     requirements = (root / "requirements.txt").read_text().split()
-    assert {line.split("==")[0] for line in requirements} == {"mlflow", "ganline", "torch"}
+    needed = {"mlflow", "ganline", "torch", "safetensors", "numpy", "pandas", "pillow"}
+    assert {line.split("==")[0] for line in requirements} == needed
     assert not any("+" in line for line in requirements)
     model = mlflow.models.Model.load(str(root))
     assert [column.name for column in model.signature.inputs] == ["seed", "index", "label"]
     assert model.signature.outputs.input_names() == ["image"]
+    lineage = {"dataset": "d" * 64, "config": "c" * 64, "run": "dots-1", "checkpoint": "step-1", "images": 64}
+    assert model.metadata == {"ganline": {"model": "served", **lineage}}
+    assert json.loads((root / "artifacts/spec.json").read_text())["lineage"] == model.metadata["ganline"]
     logged = served.client.get_logged_model(model.model_id)
     assert (logged.status, logged.source_run_id) == ("READY", served.run_id)
     outputs = served.client.get_run(served.run_id).outputs.model_outputs
@@ -200,6 +211,10 @@ def test_mlflow_serves_it(served, tmp_path):
                 os.killpg(server.pid, signal.SIGKILL)
             server.wait()
     images = np.stack([pixels(row["image"]) for row in answer["predictions"]])
+    assert picture(answer["predictions"][1]["image"]).text == {
+        "Software": "Ganline", "ganline.model": "served", "ganline.version": "1", "ganline.seed": "7",
+        "ganline.index": "1", "ganline.label": "on", "ganline.truncation": "0.9",
+    }  # fmt: skip
     np.testing.assert_array_equal(images, load("served", served.storage).sample(2, 7, truncation=0.9))
     np.testing.assert_array_equal(images, Generator(served.network(0), served.spec).sample(2, 7, truncation=0.9))
     weights = folder(served, "served") / "artifacts" / "generator.safetensors"

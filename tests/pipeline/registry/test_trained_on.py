@@ -1,10 +1,10 @@
-from pipeline.registry import trained_on
+from pipeline.registry import versions
 from pipeline.registry.releases import promote
 from pipeline.registry.trained_on import releases_trained_on
 
 
 def test_every_release_of_a_dataset_version_is_found_with_its_aliases(world, monkeypatch):
-    monkeypatch.setattr(trained_on, "_PAGE", 1)  # more than one page
+    monkeypatch.setattr(versions, "_PAGE", 1)  # more than one page
     for model in ("known-b", "known-a"):
         for seed in (0, 1):
             promote(world.client, model, world.release(model, seed))

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import DataGate
-from pipeline.errors import UserError
+from pipeline.errors import Unavailable, UserError
+from pipeline.shards.alone import alone
 from pipeline.shards.forget import forget, plan_forgetting
 from pipeline.shards.forgotten import forgotten_keys, read_superseded, successor, that_showed
 from pipeline.shards.manifest import DatasetRef, all_versions, latest_version, load_manifest
@@ -39,8 +40,16 @@ def key(source: Path, name: str) -> str:
     return content_key((source / name).read_bytes())
 
 
+class NotOurs:
+    """A lease that was lost."""
+
+    def check(self, grace: float = 0.0) -> None:
+        raise Unavailable("lost")
+
+
 def do(storage: Storage, *keys: str):
-    return forget(storage, plan_forgetting(storage, "pets", set(keys)))
+    with alone(storage, "pets") as (_, held):
+        return forget(storage, plan_forgetting(storage, "pets", set(keys)), held)
 
 
 def images(storage: Storage, dataset: DatasetRef) -> dict[str, tuple[bytes, str]]:
@@ -96,6 +105,15 @@ def test_looking_changes_nothing(storage, source, ingest):
     plan = plan_forgetting(storage, "pets", {key(source, "ant/0003.png"), "0" * 32})
     assert len(plan.holders) == 1 and plan.versions.keys() == {dataset.digest}
     assert {path: path.stat().st_mtime_ns for path in storage.local_path().rglob("*")} == files
+
+
+def test_nothing_is_deleted_by_one_that_is_not_alone_any_more(storage, source, ingest, pixels):
+    old, gone = ingest(), key(source, "ant/0003.png")
+    with pytest.raises(Unavailable):
+        forget(storage, plan_forgetting(storage, "pets", {gone}), NotOurs())
+    assert is_anywhere(storage, pixels(3)) and old in all_versions(storage, "pets") and sound(storage)
+    do(storage, gone)
+    assert not is_anywhere(storage, pixels(3)) and sound(storage)
 
 
 def test_a_later_ingest_of_the_same_file_leaves_it_out_and_says_why(storage, source, ingest, make_tree, pixels):

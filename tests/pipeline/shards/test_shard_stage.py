@@ -322,7 +322,7 @@ def test_a_source_without_a_valid_image_commits_nothing(storage, data, tmp_path)
     with pytest.raises(UserError, match=r"holds no valid image \(1 not_an_image, 1 empty\)|1 empty, 1 not_an_image"):
         shard_images(storage, "pets", data(str(folder)))
     assert latest_version(storage, "pets") is None
-    assert not storage.local_path("datasets").exists()
+    assert [path.name for path in storage.local_path("datasets").rglob("*") if path.is_file()] == ["lock"]
 
 
 @pytest.mark.usefixtures("without_ray")

@@ -18,11 +18,12 @@ from pipeline.config import Config
 from pipeline.shards import on_ray
 from pipeline.shards.manifest import DatasetRef
 from pipeline.storage import Storage
+from pipeline.training import train
 from pipeline.training.checkpoint import newest_checkpoint, read_files
+from pipeline.training.clock import FIGURES
 from pipeline.training.plan import plan_run
+from pipeline.training.run import only_writer
 from pipeline.training.telemetry import read_points
-
-_CLOCK = {"images_per_second", "data_wait_share"}
 
 
 @dataclass
@@ -40,22 +41,33 @@ class Trainer:
     dataset: DatasetRef
     folder: Path
 
-    def config(self, data: dict | None = None, **training: object) -> Config:
+    def config(self, data: dict | None = None, workers: int | None = None, **training: object) -> Config:
         values = {"images": 16 * 24, "batch": 16, "log_every": 32, "checkpoint_every": 160, "evaluate_every": 320}
         return Config.model_validate(
             {
                 "name": "t", "data": {"source": "x", "resolution": 16, "channels": 1, **(data or {})},
                 "model": {"width": 8, "z_dim": 8},
                 "training": {**values, "precision": "fp32", **training},
+                "cluster": {"workers": workers, "cpus_per_worker": 1},
             }
         )  # fmt: skip
 
+    def alone(self, config: Config) -> train.Trained:
+        """In this process, as the stage does."""
+        plan = plan_run(self.storage, config, self.dataset)
+        with only_writer(self.storage, plan.run) as held:
+            return train.train_run(self.storage, config, plan, held)
+
     def __call__(
         self, run: str, world: int = 1, *, stop_at: int | None = None, init: Path | None = None,
-        bf16: bool = False, model: dict | None = None, data: dict | None = None,
+        bf16: bool = False, model: dict | None = None, data: dict | None = None, poison: dict[int, int] | None = None,
+        double: bool = False,
         **training: object,
     ) -> Trained:  # fmt: skip
-        """Trains `run` on, until the end or until the step that it is stopped at (counted in this attempt)."""
+        """Trains `run` on, until the end or until the step that it is stopped at (counted in this attempt).
+
+        `poison`: the last rank's noise is NaN at these steps, so many times each.
+        """
         config = self.config(data, **training)
         config = config.model_copy(update={"model": config.model.model_copy(update=model or {})})
         plan = plan_run(self.storage, config, self.dataset)
@@ -66,6 +78,7 @@ class Trainer:
             "config": config.model_dump(mode="json"),
             "spec": plan.spec.to_dict(), "total_steps": plan.total_steps,
             "bf16": bf16, "init": str(init) if init else None, "stop_at": stop_at, "consumed": str(consumed),
+            "poison": poison, "double": double, "classes": plan.classes,
         }  # fmt: skip
         ranks = [FORKS.Process(target=rank_main.main, args=(arguments, rank, world)) for rank in range(world)]
         for process in ranks:
@@ -79,7 +92,7 @@ class Trainer:
         return Trained(
             {k: v for k, v in read_files(self.storage, checkpoint).items() if k != "COMPLETE"},
             [
-                (p["images"], {k: v for k, v in p["metrics"].items() if k not in _CLOCK})
+                (p["images"], {k: v for k, v in p["metrics"].items() if k not in FIGURES})
                 for p in read_points(self.storage, run)
             ],
             {step: [key for each in by_rank for key in each[step]] for step in by_rank[0]},

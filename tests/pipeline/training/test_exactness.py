@@ -66,6 +66,16 @@ def test_a_run_can_go_on_with_more_or_fewer_workers(trainer, run_name):
     assert consumed == trainer(run_name(), 1).consumed
 
 
+def test_in_float64_a_group_that_shrinks_and_grows_ends_with_the_weights_of_one_that_does_not(trainer, run_name):
+    how = {"images": 16 * 200, "double": True, "checkpoint_every": 1600}
+    alone, run = trainer(run_name(), 2, **how), run_name()
+    for world, stop_at in ((2, 60), (1, 60), (3, None)):
+        part = trainer(run, world, stop_at=stop_at, **how)
+    for name in ("generator", "discriminator", "ema", "optimizer_g", "optimizer_d"):
+        ours, theirs = (from_bytes(each.files[f"{name}.safetensors"]) for each in (part, alone))
+        assert max(float((ours[key] - theirs[key]).abs().max()) for key in theirs) < 1e-8, name
+
+
 VIEW = {"mirror": True, "balance": True, "only": ["light"]}
 
 

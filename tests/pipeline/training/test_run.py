@@ -7,28 +7,27 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import nullcontext
 
 import pytest
-import torch
+from ray.exceptions import ActorDiedError
 from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from pipeline.errors import Stopped, UserError, WorkerFailed
 from pipeline.registry.server import client
 from pipeline.storage import Storage
-from pipeline.training import on_ray, sink
-from pipeline.training.plan import plan_run
+from pipeline.training import here, on_ray, sink
 from pipeline.training.run import (
     ask_to_stop,
-    clear_words,
+    begin_anew,
+    clear_stop,
     is_stop_asked,
     only_writer,
     tell_failure,
     told_failure,
 )
 from pipeline.training.signals import on_stop_signal
-from pipeline.training.telemetry import TelemetryFile, read_points, telemetry_path
-from pipeline.training.worker import Job, work
+from pipeline.training.worker import work
 
 HOLD = """
 import sys, time
@@ -65,9 +64,11 @@ def test_the_stop_word_can_be_said_and_taken_back(storage):
     assert is_stop_asked(storage, "r")
     tell_failure(storage, "r", "why")
     assert told_failure(storage, "r") == "why"
-    clear_words(storage, "r")
-    clear_words(storage, "r")
-    assert not is_stop_asked(storage, "r") and told_failure(storage, "r") is None
+    clear_stop(storage, "r")
+    clear_stop(storage, "r")
+    assert not is_stop_asked(storage, "r") and told_failure(storage, "r") == "why"
+    begin_anew(storage, "r")
+    assert told_failure(storage, "r") is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -97,60 +98,26 @@ def test_in_another_thread_signals_are_left_alone():
     assert seen == [before]
 
 
-def test_a_cut_line_is_left_out_and_points_past_the_checkpoint_are_dropped(storage):
-    telemetry = TelemetryFile(storage, "r", 0)
-    points = [{"images": n, "time": 1.0, "metrics": {"loss": float(n)}} for n in (10, 20, 30)]
-    for point in points:
-        telemetry.append(point)
-    assert read_points(storage, "r") == points
-    with open(storage.local_path(telemetry_path("r")), "ab") as file:
-        file.write(b'{"images": 40, "ti')
-    assert read_points(storage, "r") == points
-    resumed = TelemetryFile(storage, "r", 20)
-    resumed.append(points[2])
-    assert read_points(storage, "r") == points
-
-
-def test_a_point_that_a_full_disk_cut_short_is_written_with_the_next(storage, largest_file):
-    telemetry = TelemetryFile(storage, "r", 0)
-    points = [{"images": n, "time": 1.0, "metrics": {"loss": float(n)}} for n in (10, 20, 30)]
-    telemetry.append(points[0])
-    size = storage.size(telemetry_path("r"))
-    with largest_file(size + 10), pytest.raises(OSError, match="too large"):
-        telemetry.append(points[1])
-    assert storage.size(telemetry_path("r")) == size + 10
-    telemetry.append(points[2])
-    assert read_points(storage, "r") == points
-
-
-def test_a_torn_line_hides_no_later_point(storage):
-    points = [b'{"images": 10}', b'{"images": 20, "ti', b'{"images": 30}']
-    storage.write(telemetry_path("r"), b"\n".join(points))
-    assert [point["images"] for point in read_points(storage, "r")] == [10, 30]
-
-
 def test_a_signal_after_the_last_step_still_stops_and_what_is_done_is_found(trainer, monkeypatch):
     """While Ray Train takes its workers down, for instance."""
 
-    def fit(storage, config, plan):
-        work(Job(storage, config, plan, threads=1), torch.device("cpu"))
+    def work_and_be_asked(*arguments) -> None:
+        work(*arguments)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(on_ray, "cluster", nullcontext)
-    monkeypatch.setattr(on_ray, "_fit", fit)
-    config = trainer.config(images=64, seed=77)
-    plan = plan_run(trainer.storage, config, trainer.dataset)
+    monkeypatch.setattr(here, "work", work_and_be_asked)
+    config = trainer.config(images=64, seed=77, workers=0)
     with pytest.raises(Stopped, match="stopped at image 64") as stopped:
-        on_ray.train_on_ray(trainer.storage, config, plan)
+        trainer.alone(config)
     assert stopped.value.signal_number == signal.SIGTERM
-    assert on_ray.train_on_ray(trainer.storage, config, plan).checkpoint.step == plan.total_steps
+    assert trainer.alone(config).checkpoint.images == 64
 
 
 def test_a_registry_that_refuses_when_a_run_ends_is_told_when_it_takes_it(trainer, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     registry = client(trainer.storage)
     follower = sink.Sink(trainer.storage, trainer.config(), "t-refused", trainer.dataset)
-    while not follower._run_id:
+    while not follower._link:
         time.sleep(0.1)
     database = sqlite3.connect(trainer.storage.local_path("mlflow.db"), check_same_thread=False)
     database.execute("ALTER TABLE runs RENAME TO away")
@@ -161,3 +128,9 @@ def test_a_registry_that_refuses_when_a_run_ends_is_told_when_it_takes_it(traine
 def test_a_worker_that_fails_again_and_again_may_go_on_when_its_cause_is_mended():
     error = on_ray._innermost(WorkerGroupError("rank 0", {0: OSError("Traceback\nOSError: No space left on device")}))
     assert isinstance(error, WorkerFailed) and str(error) == "a worker failed: OSError: No space left on device"
+
+
+def test_a_worker_that_died_is_told_of_rather_than_those_that_missed_it():
+    missed, died = OSError("connection closed by peer"), WorkerHealthCheckFailedError("poll failed", ActorDiedError())
+    error = on_ray._innermost(WorkerGroupError("two", {0: missed, 1: died}))
+    assert str(error) == "worker 1 died: killed, out of memory, or its machine is gone"

@@ -162,7 +162,7 @@ def test_p_follows_the_signs_of_real_logits_and_is_kept_with_the_state():
         assert state.strength == expected
     assert expected.p > 0
     again, _ = stepping(training)
-    again.load(state.to_files(), json.loads(json.dumps(state.to_json())))
+    again.load(state.snapshot().to_files(), json.loads(json.dumps(state.to_json())))
     assert again.strength == expected
 
 

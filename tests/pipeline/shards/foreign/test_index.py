@@ -329,6 +329,7 @@ def test_tars_that_are_not_on_this_disk_are_cached_by_what_they_hold(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(Storage, "is_local", False)
     monkeypatch.setattr(Storage, "write", lambda self, path, data: _write(Path(self.uri, path), data))
+    storage.local_path("datasets/tars/lock").mkdir(parents=True)  # which an object store does without
     paths = [write(f"{part}/t.tar", members(range(part * 20, part * 20 + 20))) for part in range(2)]
     dataset = index(f"file://{tmp_path}/{{0,1}}/t.tar").dataset
     wanted = {pixels(n).tobytes(): CLASSES[n % 3] for n in range(40)}

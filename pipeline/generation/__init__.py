@@ -1,0 +1,1 @@
+"""Many images of a released generator, as WebDataset shards."""

@@ -1,0 +1,1 @@
+"""What the reports for people share: pages that need nothing else to be read, and plots."""

@@ -1,0 +1,1 @@
+"""Whether each worker of a group lives."""

@@ -1,0 +1,187 @@
+"""What `ganline deploy` gives to Prefect, run by one of its workers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from ganline_command import Ganline
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Cancelling
+
+from flows.deployment import make_deployment, portable
+from flows.on_worker import check_registry
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.storage import Storage
+
+_LIMIT_SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def scheduling_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server with its services, as one that people start: the session's has none."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder, url = tmp_path_factory.mktemp("scheduling"), f"http://127.0.0.1:{port}/api"
+    env = {**os.environ, "PREFECT_HOME": str(folder), "PREFECT_API_URL": url, "DO_NOT_TRACK": "1"}
+    env |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    with open(folder / "server.log", "w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + _LIMIT_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=2):
+                break
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture
+def ganline(tmp_path: Path, scheduling_url: str) -> Iterator[Ganline]:
+    command = Ganline(tmp_path, PREFECT_API_URL=scheduling_url)
+    yield command
+    command.end_all()
+
+
+@pytest.fixture
+def prefect(scheduling_url: str) -> Iterator[SyncPrefectClient]:
+    with SyncPrefectClient(scheduling_url) as client:
+        yield client
+
+
+@pytest.fixture
+def worker(ganline: Ganline) -> Iterator[subprocess.Popen]:
+    """Of the pool that the tests deploy to, in an environment of its own."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "tests", "--type", "process"]
+    with open(ganline.folder / "worker.log", "w") as log:
+        process = subprocess.Popen(
+            command, cwd="/", env={**ganline.env, "PREFECT_WORKER_QUERY_SECONDS": "1"}, stdout=log, stderr=log
+        )
+    yield process
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+
+
+def _until(prefect: SyncPrefectClient, run: UUID, is_so: Callable[[FlowRun], bool]) -> FlowRun:
+    deadline = time.monotonic() + _LIMIT_SECONDS
+    while not is_so(found := prefect.read_flow_run(run)):
+        assert time.monotonic() < deadline, found.state
+        time.sleep(0.2)
+    return found
+
+
+def test_releases_that_would_go_with_the_run_are_refused_before_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for place in (tmp_path.parent / "root", tmp_path / "root"):  # the latter where the pool has a working directory
+        check_registry(Storage(str(place)))
+    with pytest.raises(UserError, match=r"working directory of this one run; set MLFLOW_TRACKING_URI"):
+        check_registry(Storage("s3://bucket/root?region=us-east-1"))
+    for uri, is_kept in (("http://mlflow:5000", True), ("sqlite:///here.db", False), ("postgresql://db/mlflow", False)):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with nullcontext() if is_kept else pytest.raises(UserError):
+            check_registry(Storage("s3://bucket/root?region=us-east-1"))
+
+
+def _scheduled(prefect: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
+    of_it = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+    found = prefect.read_flow_runs(deployment_filter=of_it, sort=FlowRunSort.START_TIME_DESC, limit=10)
+    return [run for run in found if run.state and run.state.is_scheduled()]
+
+
+def test_a_worker_runs_it_one_at_a_time_and_a_cancelled_run_is_gone_on_with(ganline, prefect, worker):
+    made = ganline("deploy", ganline.tiny(), "--storage", "root", "--pool", "tests", "--json").json
+    assert made["deployment"] == "release/tiny"
+    first = prefect.create_flow_run_from_deployment(UUID(made["id"])).id
+    _until(prefect, first, lambda run: run.state.is_running())
+    second = prefect.create_flow_run_from_deployment(UUID(made["id"])).id
+    _until(prefect, second, lambda run: run.state.name == "AwaitingConcurrencySlot")
+    _until(prefect, first, lambda run: bool(ganline.checkpoints()))
+    prefect.set_flow_run_state(first, Cancelling())
+    stopped = _until(prefect, first, lambda run: run.state.is_final())
+    last = json.loads((ganline.checkpoints()[-1] / "COMPLETE").read_text())
+    assert stopped.state.name == "Cancelled" and f"stopped at image {last['images']:,}" in stopped.state.message
+    done = _until(prefect, second, lambda run: run.state.is_final())
+    assert done.state.is_completed(), done.state
+    said = (ganline.folder / "worker.log").read_text()
+    assert f"continues from image {last['images']:,}" in said
+    assert ganline("lookup", "tiny@champion", "--json").json["version"] == 1
+
+
+def test_done_again_it_replaces_what_there_was(ganline, prefect):
+    def deploy(*options: str) -> tuple[UUID, object]:
+        made = ganline("deploy", ganline.tiny(), "--storage", "s3://b/root", "--pool", "tests", "--json", *options).json
+        return UUID(made["id"]), prefect.read_deployment(UUID(made["id"]))
+
+    refused = ganline("deploy", ganline.tiny(), "--storage", "s3://b/root", "--pool", "prefect-own")
+    assert refused.code == 2 and "Prefect takes no work pool of the name prefect-own: " in refused.err
+
+    nightly = ("--cron", "0 2 * * *", "--timezone", "Europe/Berlin", "--busy", "refuse")
+    first, found = deploy(*nightly)
+    (schedule,) = found.schedules
+    assert (schedule.schedule.cron, schedule.schedule.timezone, schedule.active) == ("0 2 * * *", "Europe/Berlin", True)
+    assert found.concurrency_options.collision_strategy.value == "CANCEL_NEW"
+    assert found.parameters["storage_uri"] == "s3://b/root"
+    form = found.parameter_openapi_schema["properties"]["recipe"]
+    assert form["properties"]["training"] == {"$ref": "#/definitions/Training", **form["properties"]["training"]}
+    deadline = time.monotonic() + 60
+    while not (waiting := _scheduled(prefect, first)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert waiting  # the server's scheduler has made runs of it
+    second, found = deploy()
+    assert _scheduled(prefect, first) == []
+    assert second == first and found.schedules == [] and found.global_concurrency_limit.limit == 1
+    assert found.concurrency_options.collision_strategy.value == "ENQUEUE"
+
+
+@pytest.mark.parametrize(
+    ("change", "how", "says"),
+    [
+        ({}, {"cron": "99 2 * * *"}, '--cron "99 2 \\* \\* \\*" in UTC: Invalid cron string'),
+        ({}, {"timezone": "Mars/Base"}, "in Mars/Base: Invalid timezone"),
+        ({}, {"storage": "s3://key:word@b/root"}, "^Prefect would store the credentials"),
+        ({"data": {"source": "s3://key:word@b/images"}}, {}, "^Prefect would store the credentials"),
+        ({"data": {"source": "/photos", "labels": "labels.json"}}, {}, "^data.labels labels.json means another file"),
+    ],
+)
+def test_what_can_not_be_one_is_told_in_one_line(scheduling_url, monkeypatch, change, how, says):
+    monkeypatch.setenv("PREFECT_API_URL", scheduling_url)
+    given = {"storage": "s3://b/root", "pool": "tests", "cron": "0 2 * * *", "timezone": "UTC", "busy": "wait", **how}
+    with pytest.raises(UserError, match=says) as error:
+        make_deployment(Config.model_validate({"name": "tiny", **change}), **given)
+    assert "word" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_without_a_server_the_remedy_is_told(monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with pytest.raises(UserError, match=r"^set PREFECT_API_URL to a Prefect server"):
+        make_deployment(Config(name="tiny"), "s3://b/root", "tests", None, "UTC", "wait")
+
+
+def test_a_local_source_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for source, seen_by_workers in (("photos", str(tmp_path / "photos")), ("mnist5k", "mnist5k")):
+        recipe = portable(Config.model_validate({"name": "tiny", "data": {"source": source}, "storage": "here"}))
+        assert recipe["data"]["source"] == seen_by_workers and "storage" not in recipe
+    module = {"features": "fid.pt", "features_sha256": "a" * 64, "features_pixels": 299}
+    recipe = portable(Config.model_validate({"name": "tiny", "evaluation": module}))
+    assert recipe["evaluation"] == {**module, "features": str(tmp_path / "fid.pt")}
