@@ -76,5 +76,5 @@ def test_what_does_not_fit_is_taken_in_more_parts():
 
 
 def test_a_killed_process_ends_with_the_same_bits():
-    found = killed_and_left_alone("r3gan with ADA", torch.device("cpu"))
+    found = killed_and_left_alone("dcgan", torch.device("cpu"))
     assert found.killed_at > 0 and found.killed_apart == found.again_apart == 0

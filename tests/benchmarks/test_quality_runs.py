@@ -21,6 +21,7 @@ name: tiny
 data: {source: mnist5k}
 model: {width: 4}
 training: {images: 1000000, batch: 64, checkpoint_every: 128, evaluate_every: 1000000, log_every: 128}
+cluster: {workers: 0}
 """
 
 
@@ -74,7 +75,7 @@ def test_training_stops_when_its_minutes_are_over_and_all_checkpoints_are_kept(t
     storage = Storage(str(tmp_path / "root"))
     pieces = train_for(0.05, "tiny.yaml", [], storage)
     assert 0.05 * 60 <= pieces.seconds < 60 and pieces.images < 1_000_000
-    assert len(pieces.checkpoints) > 3 and pieces.spread(2) == [pieces.checkpoints[0], pieces.checkpoints[-1]]
+    assert len(pieces.checkpoints) > 1 and pieces.spread(2) == [pieces.checkpoints[0], pieces.checkpoints[-1]]
     for checkpoint in pieces.checkpoints:
         assert verify_checkpoint(storage, pieces.plan.run, checkpoint.path) == checkpoint
     assert "stopped at image" in capfd.readouterr().err

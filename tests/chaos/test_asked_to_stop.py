@@ -24,7 +24,7 @@ def test_a_run_that_is_asked_to_stop_loses_no_step(run, left_alone, measured, as
     run.slowly(0.03)
     process = run.start_until_step(at)
     ask(process)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + number, said
     assert run.ganline.left_running() == []
     stopped = run.saved_steps()[-1]
@@ -42,7 +42,7 @@ def test_one_that_is_asked_before_its_first_step_ends_and_leaves_nothing_running
     process = run.ganline.start(*run.command)
     time.sleep(share * reference.seconds_to_first_step())
     process.terminate()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, said
     assert run.ganline.left_running() == []
     run.train()

@@ -52,7 +52,7 @@ def scheduling_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(_LIMIT_SECONDS)
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def worker(ganline: Ganline) -> Iterator[subprocess.Popen]:
         )
     yield process
     process.send_signal(signal.SIGTERM)
-    process.wait(60)
+    process.wait(_LIMIT_SECONDS)
 
 
 def _until(prefect: SyncPrefectClient, run: UUID, is_so: Callable[[FlowRun], bool]) -> FlowRun:
@@ -109,7 +109,7 @@ def _scheduled(prefect: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
 
 
 def test_a_worker_runs_it_one_at_a_time_and_a_cancelled_run_is_gone_on_with(ganline, prefect, worker):
-    made = ganline("deploy", ganline.tiny(), "--storage", "root", "--pool", "tests", "--json").json
+    made = ganline("deploy", ganline.tiny(workers=0), "--storage", "root", "--pool", "tests", "--json").json
     assert made["deployment"] == "release/tiny"
     first = prefect.create_flow_run_from_deployment(UUID(made["id"])).id
     _until(prefect, first, lambda run: run.state.is_running())
@@ -143,7 +143,7 @@ def test_done_again_it_replaces_what_there_was(ganline, prefect):
     assert found.parameters["storage_uri"] == "s3://b/root"
     form = found.parameter_openapi_schema["properties"]["recipe"]
     assert form["properties"]["training"] == {"$ref": "#/definitions/Training", **form["properties"]["training"]}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + _LIMIT_SECONDS
     while not (waiting := _scheduled(prefect, first)) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert waiting  # the server's scheduler has made runs of it

@@ -1,10 +1,12 @@
 """The promise of the whole: stopped in any way, the same command goes on and ends with the same bits."""
 
+import functools
 import json
 import os
 import signal
 from pathlib import Path
 
+from hurry import within
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Cancelling
@@ -17,7 +19,7 @@ def test_sigterm_then_kill_9_end_with_the_same_weights_as_a_run_left_alone(ganli
     # Supervisors, Prefect's worker among them, send it to every process of the group at once.
     process = ganline.start_until(lambda: len(ganline.checkpoints()) >= 1, "run", recipe)
     os.killpg(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=within(30))
     assert process.returncode == 128 + signal.SIGTERM
     stopped_at = json.loads((ganline.checkpoints()[-1] / "COMPLETE").read_text())["images"]
     assert 0 < stopped_at < 12000
@@ -55,9 +57,10 @@ def _figures(runs: Path) -> list:
 
 
 def test_sigterm_between_stages_ends_everything_that_was_started(embedded):
-    process = embedded.start_until(lambda: any(embedded.root.glob("datasets/*/shards/*.tar")), "run", embedded.tiny())
+    shards = functools.partial(embedded.root.glob, "datasets/*/shards/*.tar")
+    process = embedded.start_until(lambda: any(shards()), "run", embedded.tiny(workers=0))
     process.terminate()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=within(30))
     assert process.returncode == 128 + signal.SIGTERM, said
     assert embedded.left_running() == []
     assert "continues" in said.splitlines()[-1]
@@ -65,10 +68,10 @@ def test_sigterm_between_stages_ends_everything_that_was_started(embedded):
 
 def test_a_flow_run_that_is_cancelled_in_prefect_ends_at_a_checkpoint(ganline, prefect_url):
     with SyncPrefectClient(prefect_url) as prefect:
-        process = ganline.start_until(lambda: len(ganline.checkpoints()) >= 1, "run", ganline.tiny())
+        process = ganline.start_until(lambda: len(ganline.checkpoints()) >= 1, "run", ganline.tiny(workers=0))
         (flow_run,) = prefect.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
         prefect.set_flow_run_state(flow_run.id, Cancelling())
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=within(30))
         assert process.returncode == 128 + signal.SIGTERM and "cancelled in Prefect" in said
         stopped_at = json.loads((ganline.checkpoints()[-1] / "COMPLETE").read_text())["images"]
         assert 0 < stopped_at < 12000 and f"stopped at image {stopped_at:,}" in said

@@ -40,7 +40,7 @@ print(*map(attempts, [
 def test_only_what_may_pass_is_tried_again(prefect_url):
     done = subprocess.run(
         [sys.executable, "-c", FLOW],
-        env={**os.environ, "PREFECT_API_URL": prefect_url}, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PREFECT_API_URL": prefect_url}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.stdout.split()[-5:] == ["1", "1", "1", "3", "3"], done.stderr
 
@@ -71,7 +71,7 @@ for act in (lambda: run_release(config, Storage(sys.argv[1]), False), night):
 def test_prefect_is_told_no_secret(prefect_url, tmp_path):
     subprocess.run(
         [sys.executable, "-c", SECRETIVE, tmp_path],
-        env={**os.environ, "PREFECT_API_URL": prefect_url}, capture_output=True, timeout=120, check=True,
+        env={**os.environ, "PREFECT_API_URL": prefect_url}, capture_output=True, timeout=300, check=True,
     )  # fmt: skip
     request = urllib.request.Request(f"{prefect_url}/flow_runs/filter", b"{}", {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as response:

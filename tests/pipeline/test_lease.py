@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from hurry import within
 
 from pipeline.errors import Unavailable, UserError
 from pipeline.lease import Lease, leased, seems_held
@@ -58,7 +59,7 @@ class Process:
 
     def end(self) -> None:
         self.process.stdin.close()
-        self.process.wait(10)
+        self.process.wait(within(10))
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def owners(storage: Storage) -> set[str]:
 
 
 def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + within(10)
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -142,7 +143,7 @@ def test_a_second_process_is_refused_in_much_less_than_a_lease_and_told_who_has_
     began = time.monotonic()
     with pytest.raises(UserError, match=rf"^busy \(process {holder.process.pid} on .+\)$"), hold(storage, seconds=30):
         pass
-    assert time.monotonic() - began < 5  # looks once a second
+    assert time.monotonic() - began < within(5)  # looks once a second
     holder.end()
     with hold(storage):
         pass
@@ -171,7 +172,7 @@ def test_a_killed_owners_lease_is_free_after_its_length_and_of_two_that_wait_for
     for thread in threads:
         thread.join(30)
     (seconds,), (refusal,) = waited, refused
-    assert SECONDS <= seconds < SECONDS + 3
+    assert SECONDS <= seconds < SECONDS + within(3)
     assert f"process {os.getpid()} on" in refusal
     assert files(storage) == []  # of the dead one's neither
 

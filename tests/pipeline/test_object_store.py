@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from faulty_proxy import FAULTS
+from hurry import within
 
 from pipeline import storage as storage_module
 from pipeline.errors import Unavailable, UserError
@@ -84,7 +85,7 @@ def test_a_fault_that_passes_is_survived(direct, faulty, proxy, fault):
     began = time.monotonic()
     outcomes = _together(lambda name: OPERATIONS[name][2](faulty, f"{name}/file"), OPERATIONS)
     assert outcomes == dict.fromkeys(OPERATIONS, True)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < within(60)
     failed = [path for _, path in proxy.hit]
     assert all(any(piece in path for path in failed) for _, piece, _ in OPERATIONS.values())
 
@@ -127,7 +128,7 @@ def test_what_does_not_pass_is_an_error_in_time_and_logged(faulty, proxy, fault,
         ),
     ):
         faulty.read("folder/file")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < within(10)
     assert proxy.count("GET") <= 3 * 3  # curl asks once more by itself where nothing at all came
     said = [record.getMessage() for record in caplog.records if record.name == "pipeline.patience"]
     assert [f"attempt {n} of 3" in line for n, line in enumerate(said, start=2)] == [True, True]
@@ -218,7 +219,7 @@ def test_a_server_that_is_not_there_is_told_of_in_seconds_and_without_secrets(s3
     storage, began = Storage(uri), time.monotonic()
     with pytest.raises(Unavailable, match="cannot write to the storage root") as error:
         storage.prepare()
-    assert time.monotonic() - began < 20 and caplog.records
+    assert time.monotonic() - began < within(20) and caplog.records
     for said in (str(error.value), repr(storage), storage.name, caplog.text):
         assert "hushhush" not in said
 
@@ -238,7 +239,7 @@ def test_google_is_given_up_in_time_too(proxy, monkeypatch):
     monkeypatch.setattr(storage_module, "_PATIENCE", Patience(attempts=1))
     proxy.fail("busy", -1)
     place = f"gs://anonymous@bucket/x?scheme=http&endpoint_override={proxy.address}&retry_limit_seconds=1"
-    with pytest.raises(OSError, match="failed 1 times in 0 s, at last with: google"):
+    with pytest.raises(OSError, match=r"failed 1 times in \d+ s, at last with: google"):
         Storage(place).read("file")
 
 
@@ -251,4 +252,4 @@ def test_patience_ends_by_time_as_well_as_by_number():
 
     with pytest.raises(OSError, match=r"^x failed \d+ times in \d+ s, at last with: busy$"):
         Patience(attempts=100, seconds=1.5, first_pause=0.1, longest_pause=0.2).call("x", attempt)
-    assert 3 <= len(tried) <= 20 and tried[-1] - tried[0] <= 1.6
+    assert 3 <= len(tried) <= 20 and tried[-1] - tried[0] <= within(1.6)

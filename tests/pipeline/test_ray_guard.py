@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hurry import within
 
 DRIVER = """
 import ray
@@ -54,7 +55,7 @@ def test_nothing_is_left_of_it_when_its_driver_is_killed(short_folder):
         started = _descendants(driver.pid)
         assert len(started) > 5
         driver.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + within(20)
     while (left := {pid for pid in started if Path(f"/proc/{pid}").exists()}) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == set() and list(short_folder.iterdir()) == []

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hurry import within
 
 from pipeline.errors import UserError
 from pipeline.storage import Entry, Storage, cache_root, default_uri, sha256
@@ -121,7 +122,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(storage):
             before = path.stat().st_ino if path.exists() else None
             started = time.monotonic()
             while not path.exists() or path.stat().st_ino == before:
-                assert time.monotonic() - started < 30 and writer.poll() is None
+                assert time.monotonic() - started < within(30) and writer.poll() is None
                 time.sleep(0.005)
             seen, until = set(), time.monotonic() + pause
             while time.monotonic() < until:

@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-_LIMIT_SECONDS = 30
+_LIMIT_SECONDS = 120
 _KEYS = {"Tab": (9, ""), "Enter": (13, "\r")}
 
 

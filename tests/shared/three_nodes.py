@@ -15,7 +15,7 @@ from pathlib import Path
 
 from s3_server import free_port
 
-_LIMIT_SECONDS = 90
+_LIMIT_SECONDS = 240
 _RAY = str(Path(sys.executable).parent / "ray")
 _ALIVE = """
 import json, ray

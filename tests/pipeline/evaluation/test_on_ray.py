@@ -177,7 +177,7 @@ def test_a_cluster_with_another_machine_is_joined_for_it(digits, features, tmp_p
     def drive(environment: dict[str, str]) -> list:
         done = subprocess.run(
             [sys.executable, "-c", _DRIVER, storage.uri, dataset.digest, str(tmp_path / "weights")],
-            env=os.environ | path | environment, capture_output=True, text=True, timeout=120,
+            env=os.environ | path | environment, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])

@@ -42,7 +42,7 @@ def test_a_store_whose_maker_is_killed_is_made_by_the_next_two_that_come_at_once
     process.wait()
     assert not (tmp_path / "mlflow.db").exists()
 
-    assert [one.wait(60) for one in [_begin(tmp_path), _begin(tmp_path)]] == [0, 0]
+    assert [one.wait(300) for one in [_begin(tmp_path), _begin(tmp_path)]] == [0, 0]
     store = client(Storage(str(tmp_path)))
     assert store.get_experiment(store.create_experiment("t")).name == "t"
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import ray
+from hurry import within
 
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -20,7 +21,7 @@ def _config(**cluster: object) -> Config:
 
 
 def _wait(until: object) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + within(30)
     while not until():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -60,8 +61,8 @@ def test_more_than_there_is_is_refused_with_what_is_missing(monkeypatch):
 def test_who_is_asked_to_stop_waits_for_no_machines(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "somewhere")
     begun = time.monotonic()
-    assert wait_for_room(share_of(_config(workers=3)), 60, lambda: time.monotonic() - begun > 1) == 0
-    assert time.monotonic() - begun < 3
+    assert wait_for_room(share_of(_config(workers=3)), 600, lambda: time.monotonic() - begun > 1) == 0
+    assert time.monotonic() - begun < within(3)
 
 
 def test_what_others_hold_is_no_room_and_is_waited_for():
@@ -71,8 +72,8 @@ def test_what_others_hold_is_no_room_and_is_waited_for():
     assert wait_for_room(share, 0, _nobody_stops) == 1  # enough for the fewest
     begun = time.monotonic()
     ray.kill(holder)
-    assert wait_for_room(share_of(_config(workers=2)), 10, _nobody_stops) == 2
-    assert time.monotonic() - begun < 8
+    assert wait_for_room(share_of(_config(workers=2)), 100, _nobody_stops) == 2
+    assert time.monotonic() - begun < within(8)
 
 
 def test_a_worker_that_beats_is_never_silent_and_one_that_stops_is_named_with_its_last_step():
@@ -85,7 +86,7 @@ def test_a_worker_that_beats_is_never_silent_and_one_that_stops_is_named_with_it
     heard = time.monotonic()
     _wait(listener.silent)
     (beat,) = listener.silent()
-    assert (beat.rank, beat.step) == (1, 41) and time.monotonic() - heard < 5
+    assert (beat.rank, beat.step) == (1, 41) and time.monotonic() - heard < within(5)
     pulses[0].end()
     listener.forget()
 
@@ -105,5 +106,5 @@ def test_a_stopped_process_is_ended():
     pulse.end()
     beat = listener._heard[0][0]
     kill(type(beat)(**{**vars(beat), "pid": process.pid}))
-    assert process.wait(10) == -9
+    assert process.wait(within(10)) == -9
     kill(type(beat)(**{**vars(beat), "pid": process.pid}))  # gone already

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from hurry import within
 
 from ganmodels.spec import NetworkSpec
 from pipeline.config import Training
@@ -36,7 +37,7 @@ def test_what_is_written_is_the_state_as_it_was_however_late(storage, state):
     gate = threading.Event()
 
     def slow(snapshot: Snapshot, metrics: object) -> None:
-        gate.wait(10)
+        gate.wait(100)
         save_checkpoint(storage, "r", snapshot, 8)
 
     saver, as_it_was = Saver(slow), state.snapshot().to_files()
@@ -56,7 +57,7 @@ def test_a_slow_store_holds_up_nobody_and_gets_the_newest():
     written, gate = [], threading.Event()
 
     def slow(snapshot: Snapshot, metrics: object) -> None:
-        gate.wait(10)
+        gate.wait(100)
         written.append((snapshot.step, metrics))
 
     saver, begun = Saver(slow), time.monotonic()
@@ -64,7 +65,7 @@ def test_a_slow_store_holds_up_nobody_and_gets_the_newest():
         saver.save(_at(step), {"frechet": float(step)})
         while step == 1 and saver._waiting:
             time.sleep(0.001)
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < within(1)
     gate.set()
     saver.finish()
     assert written == [(1, {"frechet": 1.0}), (5, {"frechet": 5.0})]
@@ -125,5 +126,5 @@ saver.close()
 
 
 def test_a_process_may_end_as_soon_as_it_is_closed():
-    ended = subprocess.run([sys.executable, "-c", _ENDS], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", _ENDS], capture_output=True, text=True, timeout=within(30))
     assert (ended.returncode, ended.stderr) == (0, "")

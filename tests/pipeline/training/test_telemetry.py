@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from hurry import within
 
 from pipeline.storage import Storage
 from pipeline.training import telemetry as module
@@ -172,7 +173,7 @@ def test_a_store_that_is_away_holds_up_no_append_and_loses_no_point(far, proxy, 
     telemetry = TelemetryFile(far, "r", 0)
     points = [point(images) for images in range(400)]
     telemetry.append(points[0])
-    assert telemetry.flush(10)
+    assert telemetry.flush(within(10))
     proxy.fail(fault, -1)
     slowest = 0.0
     for one in points[1:]:
@@ -180,7 +181,7 @@ def test_a_store_that_is_away_holds_up_no_append_and_loses_no_point(far, proxy, 
         telemetry.append(one)
         slowest = max(slowest, time.perf_counter() - begun)
         time.sleep(0.001)
-    assert slowest < 0.1  # the machine's own pauses are in it
+    assert slowest < within(0.1)  # the machine's own pauses are in it
     assert not telemetry.flush(0.2) and proxy.hit
     proxy.forget()
     telemetry.close()
@@ -221,12 +222,12 @@ def test_a_flush_waits_for_no_point_that_comes_after_it(storage, monkeypatch):
 
 def test_close_waits_no_longer_than_it_may_and_says_what_is_missing(far, proxy, quick, caplog):
     telemetry = TelemetryFile(far, "r", 0)
-    assert telemetry.flush(10)
+    assert telemetry.flush(within(10))
     proxy.fail("busy", -1)
     telemetry.append(point(10))
     begun = time.monotonic()
     telemetry.close(0.5)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < within(2)
     assert "1 telemetry points of r could not be written" in caplog.text
 
 
@@ -288,7 +289,7 @@ def test_on_an_object_store_as_well(far, proxy, quick, monkeypatch):
     for images in range(2_000):
         telemetry.append(point(images))
         if images % 50 == 0:
-            assert telemetry.flush(10)
+            assert telemetry.flush(within(10))
             seen += len(drained(follower))
     telemetry.close()
     assert seen + len(drained(follower)) == 2_000
