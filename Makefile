@@ -54,9 +54,10 @@ gpu-check: $(STAMP)
 	$(BIN)/python tests/benchmarks/gpu_check.py
 
 # What starts whole commands waits a good part of its time for services to start, so three run side by side; the longest
-# begins first.
+# begins first. One thread in each: where threads of three would have two cores, each waits at every operation until the
+# other gets its turn, and a step takes twenty times as long.
 test: $(STAMP)
-	$(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target lint test-parts test-commands test-runs test-chaos
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target lint test-parts test-commands test-runs test-chaos
 
 test-runs: $(STAMP)
 	$(BIN)/pytest $(RUNS) tests/benchmarks

@@ -15,6 +15,7 @@ from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 
 from flows import services
+from flows.automations import HEARTBEAT_SECONDS, install_automations
 from flows.release import release_generator
 from pipeline.config import OWN_CLASSIFIER, PACKAGED_FEATURES, Config
 from pipeline.errors import UserError
@@ -73,8 +74,10 @@ def make_deployment(
             concurrency_limit=1,
             concurrency_options=ConcurrencyOptions(collision_strategy=_STRATEGIES[busy]),
             tags=["ganline", f"model:{config.model_name}"],
+            job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}},
             description=f"Trains {config.name}, and releases {config.model_name} if it is better than the champion.",
         )
+        install_automations(client, made, config.model_name, os.environ.get("GANLINE_WEBHOOK"))
     return Deployment(f"{release_generator.name}/{config.model_name}", str(made))
 
 

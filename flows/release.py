@@ -10,6 +10,7 @@ from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import stages
+from flows.automations import check_crashes, tell_of
 from flows.cancelling import cancellable
 from flows.on_worker import on_worker
 from flows.prefect_artifact import tell_prefect
@@ -54,8 +55,11 @@ def release_generator(recipe: dict, storage_uri: str, restart: bool = False, for
     if given := _unredacted.get():
         return _release(*given, restart, fork)
     config, storage = parse_config(recipe, "the flow's recipe"), Storage(storage_uri)
+    check_crashes()
     with on_worker(config, storage, restart, fork):
-        return _release(config, storage, restart, fork)
+        outcome = _release(config, storage, restart, fork)
+    tell_of(outcome.released)
+    return outcome
 
 
 def _release(config: Config, storage: Storage, restart: bool, fork: str | None) -> Outcome:

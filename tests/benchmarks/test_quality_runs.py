@@ -21,7 +21,7 @@ name: tiny
 data: {source: mnist5k}
 model: {width: 4}
 training: {images: 1000000, batch: 64, checkpoint_every: 128, evaluate_every: 1000000, log_every: 128}
-cluster: {workers: 0}
+cluster: {workers: 0, cpus_per_worker: 1}
 """
 
 

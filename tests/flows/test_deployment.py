@@ -10,7 +10,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from uuid import UUID
 
 import pytest
@@ -102,29 +104,73 @@ def test_releases_that_would_go_with_the_run_are_refused_before_it(tmp_path, mon
             check_registry(Storage("s3://bucket/root?region=us-east-1"))
 
 
-def _scheduled(prefect: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
+def _of(prefect: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
     of_it = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
-    found = prefect.read_flow_runs(deployment_filter=of_it, sort=FlowRunSort.START_TIME_DESC, limit=10)
-    return [run for run in found if run.state and run.state.is_scheduled()]
+    return prefect.read_flow_runs(deployment_filter=of_it, sort=FlowRunSort.START_TIME_DESC, limit=10)
 
 
-def test_a_worker_runs_it_one_at_a_time_and_a_cancelled_run_is_gone_on_with(ganline, prefect, worker):
-    made = ganline("deploy", ganline.tiny(workers=0), "--storage", "root", "--pool", "tests", "--json").json
+def _scheduled(prefect: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
+    return [run for run in _of(prefect, deployment) if run.state and run.state.is_scheduled()]
+
+
+@pytest.fixture
+def webhook() -> Iterator[tuple[str, list[dict]]]:
+    """Its address, and what it was told."""
+    told: list[dict] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listener) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/hook?token=hunter2", told
+        server.shutdown()
+        thread.join()
+
+
+def test_a_worker_runs_it_one_at_a_time_and_what_was_killed_or_cancelled_is_gone_on_with(
+    ganline, prefect, worker, webhook
+):
+    address, told = webhook
+    arguments = ["--storage", "root", "--pool", "tests", "--set", "training.images=20000", "--json"]
+    made = ganline("deploy", ganline.tiny(workers=0), *arguments, GANLINE_WEBHOOK=address).json
     assert made["deployment"] == "release/tiny"
     first = prefect.create_flow_run_from_deployment(UUID(made["id"])).id
     _until(prefect, first, lambda run: run.state.is_running())
     second = prefect.create_flow_run_from_deployment(UUID(made["id"])).id
     _until(prefect, second, lambda run: run.state.name == "AwaitingConcurrencySlot")
     _until(prefect, first, lambda run: bool(ganline.checkpoints()))
-    prefect.set_flow_run_state(first, Cancelling())
-    stopped = _until(prefect, first, lambda run: run.state.is_final())
+    for process in set(ganline.alive()) - {worker.pid}:  # the run's, with what it has started
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    newest = ganline.checkpoints()[-1]
+    killed = _until(prefect, first, lambda run: run.state.is_crashed())
+    _until(prefect, second, lambda run: ganline.checkpoints()[-1] > newest)
+    prefect.set_flow_run_state(second, Cancelling())
+    stopped = _until(prefect, second, lambda run: run.state.is_final())
     last = json.loads((ganline.checkpoints()[-1] / "COMPLETE").read_text())
     assert stopped.state.name == "Cancelled" and f"stopped at image {last['images']:,}" in stopped.state.message
-    done = _until(prefect, second, lambda run: run.state.is_final())
+    (third,) = {run.id for run in _of(prefect, UUID(made["id"]))} - {first, second}  # in place of the killed one
+    done = _until(prefect, third, lambda run: run.state.is_final())
     assert done.state.is_completed(), done.state
     said = (ganline.folder / "worker.log").read_text()
     assert f"continues from image {last['images']:,}" in said
     assert ganline("lookup", "tiny@champion", "--json").json["version"] == 1
+    deadline = time.monotonic() + _LIMIT_SECONDS
+    while len(told) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    crashed, promoted = told
+    assert (crashed["model"], crashed["kind"], crashed["flow_run"]) == ("tiny", "failure", str(first))
+    assert f"{killed.name} of tiny: Crashed: " in crashed["text"]
+    assert (promoted["kind"], promoted["version"]) == ("promotion", 1)
+    assert promoted["text"] == "tiny version 1: there was no champion"
 
 
 def test_done_again_it_replaces_what_there_was(ganline, prefect):

@@ -10,7 +10,7 @@ name: theirs
 data: {resolution: 32, channels: 3}
 model: {width: 8, max_width: 16}
 training: {images: 64, batch: 16, checkpoint_every: 64}
-cluster: {workers: 0}
+cluster: {workers: 0, cpus_per_worker: 1}
 """
 
 

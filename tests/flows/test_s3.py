@@ -14,7 +14,7 @@ model: {width: 8}
 training: {images: 320, batch: 32, checkpoint_every: 160, evaluate_every: 160, log_every: 64,
   evaluate_images: 8}
 evaluation: {images: 16, minimum_images: 1}
-cluster: {workers: 1}
+cluster: {workers: 1, cpus_per_worker: 1}
 """
 
 

@@ -59,7 +59,7 @@ class Ganline:
     def tiny(self, workers: int = 2) -> str:
         """A recipe for runs of a few seconds, written where the command runs; without workers Ray trains nothing, and
         the seconds that a group takes to start are saved."""
-        (self.folder / "tiny.yaml").write_text(f"{_TINY}cluster: {{workers: {workers}}}\n")
+        (self.folder / "tiny.yaml").write_text(f"{_TINY}cluster: {{workers: {workers}, cpus_per_worker: 1}}\n")
         return "tiny.yaml"
 
     def __call__(self, *arguments: object, **env: str) -> Result:
