@@ -78,6 +78,8 @@ def install_automations(client: SyncPrefectClient, deployment: UUID, model: str,
 
 def check_crashes() -> None:
     """Raises RunFailed where a run was started for a crashed one, and so were those before it, all in vain."""
+    if not runtime.deployment.id:
+        return
     deployment = DeploymentFilter(id=DeploymentFilterId(any_=[UUID(runtime.deployment.id)]))
     ended = FlowRunFilter(end_time=FlowRunFilterEndTime(is_null_=False))
     with get_client(sync_client=True) as client:

@@ -46,6 +46,9 @@ def make_deployment(
         services.prefect()
     except services.Amiss as amiss:
         raise UserError(f"{amiss.detail}; {amiss.remedy}") from None
+    webhook = os.environ.get("GANLINE_WEBHOOK")
+    if webhook and not webhook.startswith(("http://", "https://")):
+        raise UserError("GANLINE_WEBHOOK is no address of a webhook: it begins with http:// or https://")
     recipe = portable(config)
     if redact_all(recipe) != recipe or redact(storage) != storage:
         raise UserError(
@@ -77,7 +80,7 @@ def make_deployment(
             job_variables={"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}},
             description=f"Trains {config.name}, and releases {config.model_name} if it is better than the champion.",
         )
-        install_automations(client, made, config.model_name, os.environ.get("GANLINE_WEBHOOK"))
+        install_automations(client, made, config.model_name, webhook)
     return Deployment(f"{release_generator.name}/{config.model_name}", str(made))
 
 

@@ -8,25 +8,30 @@ import subprocess
 import sys
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from ganline_command import Ganline
+from hurry import ALONE
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.states import Cancelling
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling, Completed, Crashed
 
+from flows.automations import MOST_CRASHES, check_crashes
 from flows.deployment import make_deployment, portable
 from flows.on_worker import check_registry
 from pipeline.config import Config
-from pipeline.errors import UserError
+from pipeline.errors import RunFailed, UserError
 from pipeline.storage import Storage
 
 _LIMIT_SECONDS = 240
@@ -72,6 +77,12 @@ def prefect(scheduling_url: str) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def worker(ganline: Ganline) -> Iterator[subprocess.Popen]:
+    with _worker(ganline) as worker:
+        yield worker
+
+
+@contextmanager
+def _worker(ganline: Ganline) -> Iterator[subprocess.Popen]:
     """Of the pool that the tests deploy to, in an environment of its own."""
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "tests", "--type", "process"]
     with open(ganline.folder / "worker.log", "w") as log:
@@ -102,6 +113,49 @@ def test_releases_that_would_go_with_the_run_are_refused_before_it(tmp_path, mon
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         with nullcontext() if is_kept else pytest.raises(UserError):
             check_registry(Storage("s3://bucket/root?region=us-east-1"))
+
+
+@pytest.mark.skipif(not ALONE, reason="three minutes, for `make chaos`")
+def test_a_run_whose_machine_is_gone_with_its_worker_has_crashed_and_another_worker_goes_on(ganline, prefect):
+    made = ganline("deploy", ganline.tiny(workers=0), "--storage", "root", "--pool", "tests", "--json").json
+    run = prefect.create_flow_run_from_deployment(UUID(made["id"])).id
+    with _worker(ganline):
+        _until(prefect, run, lambda _: bool(ganline.checkpoints()))
+        ganline.end_all()
+    last = json.loads((ganline.checkpoints()[-1] / "COMPLETE").read_text())
+    gone = _until(prefect, run, lambda run: run.state.is_crashed())
+    assert gone.state.message == "it has said nothing for too long"
+    with _worker(ganline):
+        deadline = time.monotonic() + _LIMIT_SECONDS
+        while not (others := {one.id for one in _of(prefect, UUID(made["id"]))} - {run}):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        (other,) = others
+        done = _until(prefect, other, lambda run: run.state.is_final())
+    assert done.state.is_completed(), done.state
+    assert f"continues from image {last['images']:,}" in (ganline.folder / "worker.log").read_text()
+
+
+def test_runs_that_crash_again_and_again_are_not_gone_on_with_for_ever(ganline, prefect, scheduling_url, monkeypatch):
+    made = ganline("deploy", ganline.tiny(), "--storage", "s3://b/root", "--pool", "tests", "--json").json
+    by_automation = {"Prefect-Automation-Id": str(uuid4()), "Prefect-Automation-Name": b64encode(b"x").decode()}
+    monkeypatch.setenv("PREFECT_API_URL", scheduling_url)
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", made["id"])
+
+    def started(headers: dict[str, str]) -> UUID:
+        url = f"{scheduling_url}/deployments/{made['id']}/create_flow_run"
+        run = httpx.post(url, json={}, headers=headers).raise_for_status().json()["id"]
+        monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", run)
+        check_crashes()
+        return UUID(run)
+
+    with temporary_settings({PREFECT_API_URL: scheduling_url}):
+        for _ in range(MOST_CRASHES):
+            prefect.set_flow_run_state(started(by_automation), Crashed(), force=True)
+        with pytest.raises(RunFailed, match="4 runs in a row have crashed"):
+            started(by_automation)
+        prefect.set_flow_run_state(started({}), Completed(), force=True)  # a person's own, or a schedule's
+        started(by_automation)
 
 
 def _of(prefect: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
@@ -215,6 +269,14 @@ def test_what_can_not_be_one_is_told_in_one_line(scheduling_url, monkeypatch, ch
     with pytest.raises(UserError, match=says) as error:
         make_deployment(Config.model_validate({"name": "tiny", **change}), **given)
     assert "word" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_webhook_that_is_none_is_told_without_its_secret(scheduling_url, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", scheduling_url)
+    monkeypatch.setenv("GANLINE_WEBHOOK", "hunter2")
+    with pytest.raises(UserError, match=r"^GANLINE_WEBHOOK is no address") as error:
+        make_deployment(Config(name="tiny"), "s3://b/root", "tests", None, "UTC", "wait")
+    assert "hunter2" not in str(error.value)
 
 
 def test_without_a_server_the_remedy_is_told(monkeypatch):
