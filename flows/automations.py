@@ -9,24 +9,20 @@ from uuid import UUID
 from prefect import runtime
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowRunFilter,
-    FlowRunFilterEndTime,
-)
 from prefect.client.schemas.objects import StateType
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events import emit_event
 from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import Abort, ObjectNotFound
+from prefect.states import Cancelled
 from prefect.types import SecretDict
 
 from flows.stages import Released
 from pipeline.errors import RunFailed
 
-MOST_CRASHES = 4  # in a row
+MOST_CRASHES = 4  # in a row, each within
+_SOON = timedelta(hours=1)  # after the run had begun
 HEARTBEAT_SECONDS = 30  # Prefect's least
 _SILENCE = timedelta(seconds=3 * HEARTBEAT_SECONDS + 10)
 _PAUSE = timedelta(seconds=20)  # before a crashed run is gone on with
@@ -55,6 +51,7 @@ _OF_A_RELEASE = {
 # The crashed run's own, but for a restart: it had begun anew already.
 _PARAMETERS = {
     "recipe": _filled("recipe"), "storage_uri": _filled("storage_uri"), "fork": _filled("fork"), "restart": False,
+    "instead_of": {"__prefect_kind": "jinja", "template": "{{ flow_run.id }}"},
 }  # fmt: skip
 Automated = tuple[EventTrigger, ChangeFlowRunState | RunDeployment | CallWebhook]
 
@@ -76,21 +73,26 @@ def install_automations(client: SyncPrefectClient, deployment: UUID, model: str,
             client.create_automation(AutomationCore(name=name, trigger=trigger, actions=[action]))
 
 
-def check_crashes() -> None:
-    """Raises RunFailed where a run was started for a crashed one, and so were those before it, all in vain."""
-    if not runtime.deployment.id:
-        return
-    deployment = DeploymentFilter(id=DeploymentFilterId(any_=[UUID(runtime.deployment.id)]))
-    ended = FlowRunFilter(end_time=FlowRunFilterEndTime(is_null_=False))
+def check_crashed(instead_of: str | None) -> None:
+    """Before a flow run that the server has started in place of a crashed one, by that one's id. Raises Abort, the run
+    being `Cancelled` then, where that one was cancelled and killed before it had ended; raises RunFailed where that one
+    and those before it have all crashed soon after they began."""
+    crashes = 0
     with get_client(sync_client=True) as client:
-        run = client.read_flow_run(UUID(runtime.flow_run.id))
-        if run.created_by is None or run.created_by.type != "AUTOMATION":
-            return
-        before = client.read_flow_runs(
-            deployment_filter=deployment, flow_run_filter=ended, sort=FlowRunSort.END_TIME_DESC, limit=MOST_CRASHES
-        )
-    if len(before) == MOST_CRASHES and all(each.state and each.state.is_crashed() for each in before):
-        raise RunFailed(f"{MOST_CRASHES} runs in a row have crashed; the next one goes on once the cause is mended")
+        if instead_of and any(state.is_cancelling() for state in client.read_flow_run_states(UUID(instead_of))):
+            said = "the run that this would go on with was cancelled"
+            client.set_flow_run_state(UUID(runtime.flow_run.id), Cancelled(message=said), force=True)
+            raise Abort(said)
+        while instead_of and crashes < MOST_CRASHES:
+            try:
+                crashed = client.read_flow_run(UUID(instead_of))
+            except ObjectNotFound:  # somebody has tidied up
+                return
+            if crashed.total_run_time > _SOON:
+                return
+            crashes, instead_of = crashes + 1, crashed.parameters.get("instead_of")
+    if crashes == MOST_CRASHES:
+        raise RunFailed(f"{crashes} runs in a row have crashed; the next one goes on once the cause is mended")
 
 
 def tell_of(released: Released) -> None:
@@ -111,6 +113,11 @@ def _crashed_goes_on(deployment: UUID) -> Automated:
     return _trigger(deployment, {"Crashed"}, after={"Running"}, within=_LONGEST), again
 
 
+def _once_ended(deployment: UUID) -> EventTrigger:
+    # After it was given to a worker, which is once: of a process that was killed both its supervisor and worker tell.
+    return _trigger(deployment, {"Failed", "TimedOut", "Crashed"}, after={"Pending"}, within=_LONGEST)
+
+
 def _silent_has_crashed(deployment: UUID) -> Automated:
     # A machine that is gone with worker and flow run says nothing, and the run would be Running for ever.
     news = {"heartbeat", "Completed", "Failed", "TimedOut", "Cancelled", "Crashed"}
@@ -127,7 +134,7 @@ def _told(deployment: UUID, model: str, block: UUID) -> dict[str, Automated]:
         return EventTrigger(expect={event}, match=ResourceSpecification({"prefect.resource.id": _resource(model)}))
 
     return {
-        _FAILURE: (_trigger(deployment, {"Failed", "TimedOut", "Crashed"}), tell("failure", _OF_A_RUN)),
+        _FAILURE: (_once_ended(deployment), tell("failure", _OF_A_RUN)),
         _PROMOTION: (decided(_PROMOTED), tell("promotion", _OF_A_RELEASE)),
         _REFUSAL: (decided(_REFUSED), tell("refusal", _OF_A_RELEASE)),
     }

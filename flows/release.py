@@ -10,7 +10,7 @@ from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import stages
-from flows.automations import check_crashes, tell_of
+from flows.automations import check_crashed, tell_of
 from flows.cancelling import cancellable
 from flows.on_worker import on_worker
 from flows.prefect_artifact import tell_prefect
@@ -49,13 +49,15 @@ def run_release(config: Config, storage: Storage, restart: bool, fork: str | Non
 
 
 @flow(name="release", validate_parameters=False)
-def release_generator(recipe: dict, storage_uri: str, restart: bool = False, fork: str | None = None) -> Outcome:
+def release_generator(
+    recipe: dict, storage_uri: str, restart: bool = False, fork: str | None = None, instead_of: str | None = None
+) -> Outcome:
     """Shards the images, trains on them unless something is wrong with them, measures the generator, releases it if it
-    is the best so far."""
+    is the best so far. `instead_of`: the id of the crashed flow run that this one goes on with."""
     if given := _unredacted.get():
         return _release(*given, restart, fork)
     config, storage = parse_config(recipe, "the flow's recipe"), Storage(storage_uri)
-    check_crashes()
+    check_crashed(instead_of)
     with on_worker(config, storage, restart, fork):
         outcome = _release(config, storage, restart, fork)
     tell_of(outcome.released)

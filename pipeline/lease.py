@@ -166,11 +166,13 @@ class Lease:
 
     def take(self, busy: str) -> None:
         """Raises UserError with `busy` and who it is, once another is seen alive. That takes a lease at most."""
+        first = set[str]()  # those that were there before us
         for looks in count(1):
             others = Patience().call(f"taking {self._name}", lambda: self._ask(busy))
             if others is None:
                 return self._thread.start()
-            silent = [other.who for other in others if not other.renewed]
+            first = first or {other.owner for other in others}
+            silent = [other.who for other in others if not other.renewed and other.owner in first]
             if silent and looks == 2 * _LOOKS // _RENEWALS:  # by now a living one would have renewed it
                 note(f"waiting for {self._name} up to {self._seconds:.0f} s: {silent[0]} seems to have died with it")
             time.sleep(self._seconds / _LOOKS)

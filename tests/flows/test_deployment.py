@@ -8,15 +8,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from uuid import UUID, uuid4
 
-import httpx
 import pytest
 from ganline_command import Ganline
 from hurry import ALONE
@@ -24,10 +23,11 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import Abort
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling, Completed, Crashed
+from prefect.states import Cancelling, Crashed, Running
 
-from flows.automations import MOST_CRASHES, check_crashes
+from flows.automations import MOST_CRASHES, check_crashed
 from flows.deployment import make_deployment, portable
 from flows.on_worker import check_registry
 from pipeline.config import Config
@@ -136,26 +136,46 @@ def test_a_run_whose_machine_is_gone_with_its_worker_has_crashed_and_another_wor
     assert f"continues from image {last['images']:,}" in (ganline.folder / "worker.log").read_text()
 
 
-def test_runs_that_crash_again_and_again_are_not_gone_on_with_for_ever(ganline, prefect, scheduling_url, monkeypatch):
-    made = ganline("deploy", ganline.tiny(), "--storage", "s3://b/root", "--pool", "tests", "--json").json
-    by_automation = {"Prefect-Automation-Id": str(uuid4()), "Prefect-Automation-Name": b64encode(b"x").decode()}
-    monkeypatch.setenv("PREFECT_API_URL", scheduling_url)
-    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", made["id"])
+@pytest.fixture
+def begin(ganline, prefect, scheduling_url, monkeypatch) -> Callable[[UUID | None], UUID]:
+    """Begins a run in place of another, or of none, and says which; raises what its check raises."""
+    name = f"crashing-{uuid4().hex}"  # a deployment of its own: the server is the module's
+    arguments = ["--set", f"name={name}", "--storage", "s3://b/root", "--pool", "tests", "--json"]
+    made = ganline("deploy", ganline.tiny(), *arguments).json
+    values = prefect.read_deployment(UUID(made["id"])).parameters
 
-    def started(headers: dict[str, str]) -> UUID:
-        url = f"{scheduling_url}/deployments/{made['id']}/create_flow_run"
-        run = httpx.post(url, json={}, headers=headers).raise_for_status().json()["id"]
-        monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", run)
-        check_crashes()
-        return UUID(run)
+    def begin(instead_of: UUID | None) -> UUID:
+        parameters = {**values, "instead_of": str(instead_of)} if instead_of else values
+        run = prefect.create_flow_run_from_deployment(UUID(made["id"]), parameters=parameters).id
+        monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(run))
+        prefect.set_flow_run_state(run, Running(), force=True)
+        with temporary_settings({PREFECT_API_URL: scheduling_url}):
+            check_crashed(str(instead_of) if instead_of else None)
+        return run
 
-    with temporary_settings({PREFECT_API_URL: scheduling_url}):
-        for _ in range(MOST_CRASHES):
-            prefect.set_flow_run_state(started(by_automation), Crashed(), force=True)
-        with pytest.raises(RunFailed, match="4 runs in a row have crashed"):
-            started(by_automation)
-        prefect.set_flow_run_state(started({}), Completed(), force=True)  # a person's own, or a schedule's
-        started(by_automation)
+    return begin
+
+
+def test_runs_that_crash_again_and_again_are_not_gone_on_with_for_ever(begin, prefect, monkeypatch):
+    last = None
+    for _ in range(MOST_CRASHES):
+        last = begin(last)
+        prefect.set_flow_run_state(last, Crashed(), force=True)
+    with pytest.raises(RunFailed, match="4 runs in a row have crashed"):
+        begin(last)
+    begin(None)  # a person's own, or a schedule's
+    monkeypatch.setattr("flows.automations._SOON", timedelta(0))
+    begin(last)  # those had run for longer
+
+
+def test_a_cancelled_run_that_was_killed_before_it_had_ended_is_not_gone_on_with(begin, prefect):
+    cancelled = begin(None)
+    for state in (Cancelling(), Crashed()):
+        prefect.set_flow_run_state(cancelled, state, force=True)
+    with pytest.raises(Abort, match="was cancelled"):
+        begin(cancelled)
+    ended = prefect.read_flow_run(UUID(os.environ["PREFECT__RUNTIME__FLOW_RUN__ID"])).state
+    assert ended.is_cancelled() and "was cancelled" in ended.message
 
 
 def _of(prefect: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
@@ -206,12 +226,15 @@ def test_a_worker_runs_it_one_at_a_time_and_what_was_killed_or_cancelled_is_gone
             os.kill(process, signal.SIGKILL)
     newest = ganline.checkpoints()[-1]
     killed = _until(prefect, first, lambda run: run.state.is_crashed())
-    _until(prefect, second, lambda run: ganline.checkpoints()[-1] > newest)
-    prefect.set_flow_run_state(second, Cancelling())
-    stopped = _until(prefect, second, lambda run: run.state.is_final())
+    _until(prefect, first, lambda _: ganline.checkpoints()[-1] > newest)
+    # The second, or the one in place of the killed: both wait for their turn, and the worker asks when it likes.
+    (going_on,) = (run.id for run in _of(prefect, UUID(made["id"])) if run.state.is_running())
+    prefect.set_flow_run_state(going_on, Cancelling())
+    stopped = _until(prefect, going_on, lambda run: run.state.is_final())
     last = json.loads((ganline.checkpoints()[-1] / "COMPLETE").read_text())
     assert stopped.state.name == "Cancelled" and f"stopped at image {last['images']:,}" in stopped.state.message
-    (third,) = {run.id for run in _of(prefect, UUID(made["id"]))} - {first, second}  # in place of the killed one
+    (third,) = {run.id for run in _of(prefect, UUID(made["id"]))} - {first, going_on}
+    assert second in (going_on, third)
     done = _until(prefect, third, lambda run: run.state.is_final())
     assert done.state.is_completed(), done.state
     said = (ganline.folder / "worker.log").read_text()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ganline_command import Ganline
+from hurry import within
 
 from flows import preflight, stages
 from flows.dry_run import describe_run
@@ -323,13 +324,12 @@ def test_the_command_lists_releases_and_rolls_one_back_in_seconds(planted):
     champion = planted.champion()
     promote_version(planted.client, "gate", 2)
     seconds: list[float] = []
-    while len(seconds) < 6 and min(seconds, default=5) >= 5:  # other tests may be at the same cores
-        for now in (champion, 2):
-            began = time.monotonic()
-            assert command("rollback", "gate", "--json").json["version"] == now
-            seconds.append(time.monotonic() - began)
-            assert planted.champion() == now
-    assert min(seconds) < 5, seconds
+    for now in (champion, 2):
+        began = time.monotonic()
+        assert command("rollback", "gate", "--json").json["version"] == now
+        seconds.append(time.monotonic() - began)
+        assert planted.champion() == now
+    assert min(seconds) < within(5), seconds
     rollback(planted.client, "gate")
     first, *lines = command("releases", "gate", "--version", 2).out.splitlines()
     assert first.startswith("version 2, previous; ") and "; rolled back to version" in first
