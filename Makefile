@@ -6,10 +6,11 @@ STAMP := .venv/.made
 RESULTS := tests/benchmarks/results
 # Those that look at one finished run, whose making takes a while.
 RUNS := tests/flows/test_resume.py tests/flows/test_again.py tests/flows/test_runs.py
+TRAINING := tests/pipeline/training tests/pipeline/evaluation
 # The version that is tested here; the newest that has a CPU build without gigabytes of CUDA beside it.
 TORCH := 2.13.0
 
-.PHONY: demo test test-runs test-commands test-chaos test-parts chaos bench fuzz quality stacked-mnist emoji64 gpu-check lint lock clean
+.PHONY: demo test test-runs test-commands test-chaos test-parts test-training slow chaos bench fuzz quality stacked-mnist emoji64 gpu-check lint lock clean
 
 # The job itself on real images: shard, train, register, look up, generate.
 demo: $(STAMP)
@@ -57,7 +58,7 @@ gpu-check: $(STAMP)
 # begins first. One thread in each: where threads of three would have two cores, each waits at every operation until the
 # other gets its turn, and a step takes twenty times as long.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target lint test-parts test-commands test-runs test-chaos
+	OMP_NUM_THREADS=1 $(MAKE) --no-print-directory --keep-going --jobs=3 --output-sync=target lint test-commands test-runs test-parts test-training test-chaos
 
 test-runs: $(STAMP)
 	$(BIN)/pytest $(RUNS) tests/benchmarks
@@ -68,8 +69,15 @@ test-commands: $(STAMP)
 test-chaos: $(STAMP)
 	$(BIN)/pytest tests/chaos -m quick
 
+test-training: $(STAMP)
+	$(BIN)/pytest $(TRAINING)
+
 test-parts: $(STAMP)
-	$(BIN)/pytest --ignore=tests/flows --ignore=tests/chaos --ignore=tests/benchmarks
+	$(BIN)/pytest $(TRAINING:%=--ignore=%) --ignore=tests/flows --ignore=tests/chaos --ignore=tests/benchmarks
+
+# Of what `make test` tries for one family of networks or one number of ranks, the others; and the GPU check's rehearsal.
+slow: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 # Every way in which a run may be killed, stopped, starved or lied to, and what is promised in seconds, which `make test`
 # has no quiet machine for: the better part of an hour on two cores.

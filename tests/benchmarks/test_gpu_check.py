@@ -29,6 +29,7 @@ def test_without_cuda_it_says_so_in_one_line(tmp_path):
     assert not (tmp_path / "found.json").exists()
 
 
+@pytest.mark.slow
 def test_a_rehearsal_tries_every_preset_and_tells_each_check_in_a_line(tmp_path):
     done = gpu_check("--device", "cpu", "--only", "build", "gradients", "bf16", "step", at=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -75,6 +76,7 @@ def test_what_does_not_fit_is_taken_in_more_parts():
         in_fewest([1, 2], attempt)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_with_the_same_bits():
     found = killed_and_left_alone("dcgan", torch.device("cpu"))
     assert found.killed_at > 0 and found.killed_apart == found.again_apart == 0

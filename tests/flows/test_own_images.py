@@ -17,6 +17,7 @@ name: own
 data: {source: images, resolution: 32}
 model: {family: resnet, width: 8, bigan: true}
 training: {images: 512, batch: 16, loss: relativistic, r1: 1.0, r2: 1.0, penalty_every: 1, checkpoint_every: 256}
+evaluation: {images: 200}
 cluster: {workers: 1, cpus_per_worker: 1}
 """
 MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"]

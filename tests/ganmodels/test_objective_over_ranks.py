@@ -190,7 +190,10 @@ def test_one_process_gives_what_is_written_out(one_process, full_batch):
         assert_equal(of_method(actual, "finite_difference"), of_method(expected, "finite_difference"), 1e-8)
 
 
-@pytest.mark.parametrize("world", [2, 3, 4])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("world", [pytest.param(2, marks=SLOW), 3, pytest.param(4, marks=SLOW)])
 def test_gradients_are_those_of_the_full_batch(ranks, one_process, world):
     """For every objective, penalty, way to take it, and family."""
     shared, own = one_process

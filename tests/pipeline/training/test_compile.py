@@ -75,7 +75,9 @@ def on_a_rank(rank: int, world: int, family: str, compiled: bool) -> list[np.nda
     return [value.numpy().copy() for network in networks for value in network.state_dict().values()]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "r3gan"] + ["r3gan"]
+)
 def test_two_workers_compile_each_family_whole_and_train_the_weights_of_an_eager_one(ranks, family):
     """Sums over the ranks in a compiled pass too, and whatever DDP makes of a pass that is compiled within it."""
     expected = on_a_rank(0, 1, family, False)

@@ -228,9 +228,9 @@ def on_a_rank(
     [
         pytest.param(2, DCGAN, SCHEDULED, 200, id="dcgan"),
         pytest.param(3, DCGAN, IN_PARTS, 5, id="dcgan-in-parts"),
-        pytest.param(2, RESNET, SCHEDULED, 200, id="resnet"),
+        pytest.param(2, RESNET, SCHEDULED, 200, id="resnet", marks=pytest.mark.slow),
         pytest.param(2, R3GAN, PAIRED, 200, id="r3gan"),
-        pytest.param(2, STYLEGAN2, FOLLOWING, 200, id="stylegan2"),
+        pytest.param(2, STYLEGAN2, FOLLOWING, 200, id="stylegan2", marks=pytest.mark.slow),
     ],
 )
 def test_one_worker_and_more_train_the_same_weights(ranks, world, spec, recipe, steps):
