@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from flows import care, deploying, exporting, history, indexing, models, preflight, runs, serving, summary
+from flows import care, datasets, deploying, exporting, history, indexing, models, preflight, runs, serving, summary
 from flows.command import EXIT_BAD_INPUT, local_root, run_command, working
 from flows.console import Console
 from flows.options import Fork, Json, Recipe, Restart, Sets, StorageOption, existing, prepared
@@ -29,6 +29,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="Shows, checks or names a recipe's resolved configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(runs.app, name="runs")
+app.add_typer(datasets.app, name="datasets")
 models.add_to(app)
 app.command()(history.releases)
 care.add_to(app)

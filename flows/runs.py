@@ -140,6 +140,6 @@ def _releases(place: Storage) -> "Releases":
         registry = client(place, create=False)
     except NoRegistry:
         return Releases(tracking, {})
-    from pipeline.registry.released_checkpoints import released_checkpoints
+    from pipeline.registry.named import released_checkpoints
 
     return Releases(tracking, released_checkpoints(registry))

@@ -221,7 +221,7 @@ def _run_line(run: "Run") -> str:
     parts = [
         f"{run.state:<8} {run.images:,}{wanted} images{dataset}",
         f"{run.checkpoints} checkpoints",
-        _megabytes(run.bytes),
+        megabytes(run.bytes),
         *(f"{name} {run.figures[name]:.3g}" for name in _OF_A_RUN if name in run.figures),
         *([f"forked from {run.forked_from['run']}@{run.forked_from['step']}"] if run.forked_from else []),
         *([run.reason] if run.reason else []),
@@ -246,7 +246,7 @@ def checkpoint_lines(checkpoints: Sequence[dict[str, Any]], unfinished: Sequence
         figures = "".join(f", {name} {value:.4g}" for name, value in one["metrics"].items())
         kept = "; ".join(one["reasons"]) or "nothing: `ganline runs prune` would delete it"
         lines.append(
-            f"step {one['step']:,}, {one['images']:,} images, attempt {one['attempt']}, {_megabytes(one['bytes'])}"
+            f"step {one['step']:,}, {one['images']:,} images, attempt {one['attempt']}, {megabytes(one['bytes'])}"
             f"{figures}; kept by: {kept}"
         )
     return [*lines, *(f"half written: {path}" for path in unfinished)]
@@ -260,13 +260,13 @@ def pruning_lines(pruned: "Sequence[Pruning]", done: bool) -> list[str]:
     lines = []
     for one in pruned:
         if one.whole:
-            lines.append(f"run {one.run}, whole: {_megabytes(one.bytes)}")
+            lines.append(f"run {one.run}, whole: {megabytes(one.bytes)}")
         else:
             lines += [f"checkpoint {path}" for path in one.checkpoints]
             lines += [f"half-written checkpoint {path}" for path in one.unfinished]
         if one.kept:
             lines.append(f"{'the rest of ' if one.bytes else ''}run {one.run} stays: {one.kept}")
-    total = _megabytes(sum(one.bytes for one in pruned))
+    total = megabytes(sum(one.bytes for one in pruned))
     what = (
         f"{sum(one.whole for one in pruned)} runs and {sum(len(one.checkpoints) for one in pruned)} checkpoints,"
         f" {sum(len(one.unfinished) for one in pruned)} half-written ones: {total}"
@@ -274,5 +274,5 @@ def pruning_lines(pruned: "Sequence[Pruning]", done: bool) -> list[str]:
     return [*lines, f"deleted {what}" if done else f"would delete {what}; do it: --yes"]
 
 
-def _megabytes(count: int) -> str:
+def megabytes(count: int) -> str:
     return f"{count / _MEGABYTE:,.1f} MB"

@@ -172,6 +172,10 @@ class Storage:
             is_folder = info.type == fs.FileType.Directory
             yield Entry(f"{folder}/{info.base_name}", 0 if is_folder else info.size or 0, is_folder, info.mtime_ns or 0)
 
+    def folder_size(self, folder: str) -> int:
+        """Bytes of all files in it, and in its folders."""
+        return sum(self.folder_size(entry.path) if entry.is_folder else entry.size for entry in self.list(folder))
+
     def delete(self, path: str) -> None:
         """Deletes a file; nothing happens if it is not there."""
         with suppress(FileNotFoundError):

@@ -18,7 +18,7 @@ from pipeline.training.checkpoint import (
     unfinished,
 )
 from pipeline.training.run import LOCK, only_writer
-from pipeline.training.runs import Finished, begins_fork, is_running, keeping_of, size_of
+from pipeline.training.runs import Finished, begins_fork, is_running, keeping_of
 
 _OTHER_STORE = "it finished under another MLFLOW_TRACKING_URI, whose releases are not known here"
 
@@ -102,7 +102,7 @@ def _plan(
     if unreleased:
         kept = _why_not_whole(run, ends, releases())
         if kept is None:
-            size = size_of(storage, run_folder(run))
+            size = storage.folder_size(run_folder(run))
             return Pruning(run, True, [one.path for one in listed], halves, size)
     places = reasons_to_keep(listed, keeping)
     if beyond := [one for one in listed if not places[one.path]]:
@@ -114,7 +114,7 @@ def _plan(
             kept, beyond = _OTHER_STORE, [one for one in beyond if not one.kept]
         beyond = [one for one in beyond if one.path not in there.of]
     paths = [one.path for one in beyond]
-    size = sum(size_of(storage, path) for path in [*paths, *halves])
+    size = sum(storage.folder_size(path) for path in [*paths, *halves])
     return Pruning(run, False, paths, halves, size, kept)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.locks import is_held
 from pipeline.results import all_of
 from pipeline.storage import Storage
@@ -91,6 +92,17 @@ def finished_runs(storage: Storage) -> list[Finished]:
     ]
 
 
+def datasets_of_runs(storage: Storage) -> dict[str, str]:
+    """By the digest of a dataset version, which runs train on it. Raises UserError for a run that does not say."""
+    runs: dict[str, list[str]] = {}
+    for run in run_names(storage):
+        if digest := _told(storage, run).get("dataset", {}).get("digest"):
+            runs.setdefault(digest, []).append(run)
+        elif list_checkpoints(storage, run):
+            raise UserError(f"{run_folder(run)}/run.json is damaged, and does not say which dataset the run needs")
+    return {digest: f"of run {', '.join(names)}" for digest, names in runs.items()}
+
+
 def look_at_run(storage: Storage, run: str, ends: Sequence[Finished]) -> Run:
     told, listed = _told(storage, run), list_checkpoints(storage, run)
     training = told.get("config", {}).get("training", {})
@@ -110,7 +122,7 @@ def look_at_run(storage: Storage, run: str, ends: Sequence[Finished]) -> Run:
         state=state,
         reason=failure if state == FAILED else None,
         checkpoints=len(listed),
-        bytes=size_of(storage, run_folder(run)),
+        bytes=storage.folder_size(run_folder(run)),
         figures=figures,
         forked_from=told.get("forked_from"),
     )
@@ -133,7 +145,7 @@ def look_at_checkpoints(storage: Storage, run: str, ends: Sequence[Finished]) ->
             images=one.images,
             attempt=one.attempt,
             metrics=one.metrics,
-            bytes=size_of(storage, one.path),
+            bytes=storage.folder_size(one.path),
             marked=one.kept,
             reasons=[
                 *places[one.path],
@@ -162,11 +174,6 @@ def begins_fork(storage: Storage, one: Listed) -> bool:
         return "forked_from" in json.loads(storage.read(f"{one.path}/COMPLETE"))
     except (FileNotFoundError, ValueError):
         return False
-
-
-def size_of(storage: Storage, folder: str) -> int:
-    """Bytes of all files in it."""
-    return sum(size_of(storage, entry.path) if entry.is_folder else entry.size for entry in storage.list(folder))
 
 
 def _last_figures(storage: Storage, run: str) -> tuple[int, dict[str, float]]:

@@ -83,3 +83,17 @@ def test_what_can_not_be_forked_is_refused_before_any_work(finished, run, step, 
     config = load_config(str(finished.folder / "tiny.yaml"), ["training.images=90000", *sets])
     with pytest.raises(UserError, match=said.format(run=run)):
         preflight.check_fork(config, Storage(str(finished.root)), f"{run}{step}")
+
+
+def test_a_dataset_whose_runs_and_releases_are_there_stays(finished, run):
+    before = _files(finished)
+    (listed,) = (one for one in finished("datasets", "--json").json["datasets"] if one["name"] == "tiny")
+    assert listed["images"] == 5000 and listed["versions"] == 1 and listed["bytes"] > 1_000_000
+    assert f"tiny: 5,000 images in {listed['latest'][:12]}, the latest of 1" in finished("datasets").out
+    pruned = finished("datasets", "prune", "tiny", "--days", 0, "--yes", "--json").json
+    assert pruned["done"] and pruned["bytes"] == 0 and pruned["datasets"][0]["kept"] == {listed["latest"]: "the latest"}
+    assert f"tiny@{listed['latest'][:12]} stays: the latest" in finished("datasets", "prune").out
+    unanswered = finished("datasets", "prune", "--yes", **DEAD)
+    assert (unanswered.code, unanswered.out) == (2, "") and "does not answer" in unanswered.err
+    assert finished("datasets", "prune", "cats").code == 2
+    assert _files(finished) == before

@@ -20,7 +20,7 @@ from pipeline.training.checkpoint import (
 )
 from pipeline.training.pruning import Pruning, Releases, prune
 from pipeline.training.run import describe, only_writer, tell_failure
-from pipeline.training.runs import finished_runs, list_runs, look_at_checkpoints, run_names
+from pipeline.training.runs import datasets_of_runs, finished_runs, list_runs, look_at_checkpoints, run_names
 from pipeline.training.state import Snapshot
 from pipeline.training.telemetry import telemetry_path
 
@@ -234,3 +234,13 @@ def test_who_opened_the_lock_before_the_run_was_deleted_is_its_one_writer_afterw
     monkeypatch.setattr(fcntl, "flock", late)
     with only_writer(storage, "r"), pytest.raises(UserError, match="being trained"), only_writer(storage, "r"):
         pass
+
+
+def test_which_datasets_the_runs_need(storage):
+    for run in ("a", "b"):
+        _run(storage, run, [1])
+    describe(storage, "c", {"dataset": {"name": "d", "digest": "1" * 64}})
+    assert datasets_of_runs(storage) == {"0" * 64: "of run a, b", "1" * 64: "of run c"}
+    storage.write("runs/a/run.json", b"{")
+    with pytest.raises(UserError, match=r"runs/a/run\.json is damaged"):
+        datasets_of_runs(storage)
