@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -29,7 +30,7 @@ _PAUSE = timedelta(seconds=20)  # before a crashed run is gone on with
 _LONGEST = timedelta(days=60)  # that a run may take and yet be seen to crash
 _RUN = "prefect.flow-run."
 _GOES_ON, _SILENT = "a crashed run goes on", "a silent run has crashed"
-_TOLD = _FAILURE, _PROMOTION, _REFUSAL = "tell of a failure", "tell of a promotion", "tell of a refusal"
+_FAILURE, _PROMOTION, _REFUSAL = "tell of a failure", "tell of a promotion", "tell of a refusal"
 _PROMOTED, _REFUSED = "ganline.release.promoted", "ganline.release.refused"
 
 
@@ -61,16 +62,35 @@ def install_automations(client: SyncPrefectClient, deployment: UUID, model: str,
     server's blocks may read the webhook's address, and nobody else."""
     wanted = {_GOES_ON: _crashed_goes_on(deployment), _SILENT: _silent_has_crashed(deployment)}
     if webhook:
-        headers = SecretDict({"Content-Type": "application/json"})
-        block = Webhook(url=webhook, headers=headers).save(_block_name(model), overwrite=True)
-        wanted |= _told(deployment, model, block)  # type: ignore[arg-type]
-    for what in (_GOES_ON, _SILENT, *_TOLD):
-        name = f"ganline {model}: {what}"
+        block = _block(model, webhook)
+        wanted |= {_FAILURE: _failed(deployment, model, block), **_decided(model, block)}
+    _replace(client, model, wanted)
+
+
+def install_watch(client: SyncPrefectClient, deployment: UUID, name: str, webhook: str | None) -> None:
+    """Likewise for another flow than that of releases: its next run does what a crashed one has left."""
+    wanted = {_SILENT: _silent_has_crashed(deployment)}
+    if webhook:
+        wanted[_FAILURE] = _failed(deployment, name, _block(name, webhook))
+    _replace(client, name, wanted)
+
+
+def _replace(client: SyncPrefectClient, whose: str, wanted: Mapping[str, Automated]) -> None:
+    for what in (_GOES_ON, _SILENT, _FAILURE, _PROMOTION, _REFUSAL):
+        name = f"ganline {whose}: {what}"
         for old in client.read_automations_by_name(name):
             client.delete_automation(old.id)
         if what in wanted:
             trigger, action = wanted[what]
             client.create_automation(AutomationCore(name=name, trigger=trigger, actions=[action]))
+
+
+def _block(whose: str, webhook: str) -> UUID:
+    """Where the server keeps the address."""
+    headers = SecretDict({"Content-Type": "application/json"})
+    # A block's name may have small letters, digits and dashes alone; no two have the same.
+    name = f"ganline-{re.sub('[^a-z0-9]+', '-', whose.lower())}-{hashlib.sha256(whose.encode()).hexdigest()[:8]}"
+    return Webhook(url=webhook, headers=headers).save(name, overwrite=True)  # type: ignore[return-value]
 
 
 def check_crashed(instead_of: str | None) -> None:
@@ -126,18 +146,25 @@ def _silent_has_crashed(deployment: UUID) -> Automated:
     return silent, ChangeFlowRunState(name="Crashed", state=StateType.CRASHED, message=said, force=True)
 
 
-def _told(deployment: UUID, model: str, block: UUID) -> dict[str, Automated]:
-    def tell(kind: str, fields: dict[str, str]) -> CallWebhook:
-        return CallWebhook(block_document_id=block, payload=_payload(model, kind, fields))
+def _failed(deployment: UUID, whose: str, block: UUID) -> Automated:
+    return _once_ended(deployment), _tell(block, whose, "failure", _OF_A_RUN)
 
-    def decided(event: str) -> EventTrigger:
+
+def _decided(model: str, block: UUID) -> dict[str, Automated]:
+    def when(event: str) -> EventTrigger:
         return EventTrigger(expect={event}, match=ResourceSpecification({"prefect.resource.id": _resource(model)}))
 
     return {
-        _FAILURE: (_once_ended(deployment), tell("failure", _OF_A_RUN)),
-        _PROMOTION: (decided(_PROMOTED), tell("promotion", _OF_A_RELEASE)),
-        _REFUSAL: (decided(_REFUSED), tell("refusal", _OF_A_RELEASE)),
+        _PROMOTION: (when(_PROMOTED), _tell(block, model, "promotion", _OF_A_RELEASE)),
+        _REFUSAL: (when(_REFUSED), _tell(block, model, "refusal", _OF_A_RELEASE)),
     }
+
+
+def _tell(block: UUID, model: str, kind: str, fields: dict[str, str]) -> CallWebhook:
+    """A template of JSON, whatever the texts in it hold."""
+    said = [f'"{key}": {{{{ ({expression.replace("MODEL", model)}) | tojson }}}}' for key, expression in fields.items()]
+    payload = f'{{"model": "{model}", "kind": "{kind}", {", ".join(said)}}}'
+    return CallWebhook(block_document_id=block, payload=payload)
 
 
 def _trigger(
@@ -156,16 +183,5 @@ def _trigger(
     )
 
 
-def _payload(model: str, kind: str, fields: dict[str, str]) -> str:
-    """A template of JSON, whatever the texts in it hold."""
-    said = [f'"{key}": {{{{ ({expression.replace("MODEL", model)}) | tojson }}}}' for key, expression in fields.items()]
-    return f'{{"model": "{model}", "kind": "{kind}", {", ".join(said)}}}'
-
-
 def _resource(model: str) -> str:
     return f"ganline.model.{model}"
-
-
-def _block_name(model: str) -> str:
-    """A block's may have small letters, digits and dashes alone; two models never share one."""
-    return f"ganline-{re.sub('[^a-z0-9]+', '-', model.lower())}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"

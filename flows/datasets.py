@@ -1,8 +1,6 @@
 """`ganline datasets`: what there is of datasets, and the cleaning away of versions that nobody needs."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +9,6 @@ from flows.command import run_command, working
 from flows.console import Console
 from flows.options import Json, StorageOption, existing
 from flows.summary import megabytes
-from pipeline.storage import Storage
 
 if TYPE_CHECKING:
     from pipeline.shards.pruning import Pruning
@@ -75,45 +72,16 @@ def prune(
     def act(console: Console) -> None:
         place = existing(storage)
         with working(console, place if yes else None, "datasets"):
-            from pipeline.shards.listed import dataset_names
-            from pipeline.shards.pruning import prune_dataset
+            from flows.cleaning import prune_datasets
 
-            found = dataset_names(place, names or ())
-            # All are looked at first: where one can not be read, or no registry answers, nothing has been deleted.
-            for really in (False, True) if yes else (False,):
-                needed = cache(lambda: _needed(place))
-                pruned = [prune_dataset(place, name, needed, days, really=really) for name in found]
-                needed.cache_clear()
-            if yes:
-                _drop_evaluations(place, pruned)
-        size = sum(one.bytes for one in pruned)
-        values = {"done": yes, "bytes": size, "datasets": [asdict(one) for one in pruned]}
-        console.result(values, _lines(pruned, yes, size))
+            pruned = prune_datasets(place, names or (), days, really=yes)
+        values = {"done": yes, "bytes": sum(one.bytes for one in pruned), "datasets": [asdict(one) for one in pruned]}
+        console.result(values, pruning_lines(pruned, yes))
 
     run_command(act, as_json, resumable=yes)
 
 
-def _needed(place: Storage) -> Mapping[str, str]:
-    """What runs and releases name now, by digest. Raises UserError if the registry does not answer."""
-    from pipeline.registry.named import released_datasets
-    from pipeline.registry.server import NoRegistry, client
-    from pipeline.training.runs import datasets_of_runs
-
-    try:
-        released = released_datasets(client(place, create=False))
-    except NoRegistry:
-        released = {}
-    return {**datasets_of_runs(place), **{digest: f"of {names}" for digest, names in released.items()}}
-
-
-def _drop_evaluations(place: Storage, pruned: "list[Pruning]") -> None:
-    from pipeline.evaluation.drop import drop_evaluations
-
-    if gone := {digest for one in pruned for digest in one.versions}:
-        drop_evaluations(place, gone)
-
-
-def _lines(pruned: "list[Pruning]", done: bool, size: int) -> list[str]:
+def pruning_lines(pruned: "list[Pruning]", done: bool) -> list[str]:
     lines = []
     for one in pruned:
         lines += [f"{one.name}@{digest[:12]} stays: {why}" for digest, why in one.kept.items()]
@@ -121,5 +89,6 @@ def _lines(pruned: "list[Pruning]", done: bool, size: int) -> list[str]:
         lines += [one.busy] if one.busy else []
     versions, files = sum(len(one.versions) for one in pruned), sum(len(one.files) for one in pruned)
     halves = sum(len(one.halves) for one in pruned)
-    what = f"{versions} versions, {halves} half-written ones, {files} files of shards: {megabytes(size)}"
+    size = megabytes(sum(one.bytes for one in pruned))
+    what = f"{versions} versions, {halves} half-written ones, {files} files of shards: {size}"
     return [*lines, f"deleted {what}" if done else f"would delete {what}; do it: --yes"]

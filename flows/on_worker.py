@@ -30,25 +30,34 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def on_worker(config: Config, storage: Storage, restart: bool, fork: str | None) -> Iterator[None]:
-    """What `ganline run` has around a flow. Raises what its checks raise; where SIGTERM ended the run it says why."""
+def in_log() -> Iterator[None]:
+    """Notes and progress go to the flow run's log, and no secret."""
     logging.setLogRecordFactory(RedactedRecord)
     logger = get_run_logger()
-    hook, sys.unraisablehook = sys.unraisablehook, not_lost
     token = watcher.set(Lines(lambda line: logger.info("%s", redact_within(line)), _LINE_SECONDS))
     try:
-        check_registry(storage)
-        preflight.check_run(config, storage, restart, fork)
-        storage.prepare()
-        with one_cluster():
-            yield
+        yield
+    finally:
+        watcher.reset(token)
+
+
+@contextmanager
+def on_worker(config: Config, storage: Storage, restart: bool, fork: str | None) -> Iterator[None]:
+    """What `ganline run` has around a flow. Raises what its checks raise; where SIGTERM ended the run it says why."""
+    hook, sys.unraisablehook = sys.unraisablehook, not_lost
+    try:
+        with in_log():
+            check_registry(storage)
+            preflight.check_run(config, storage, restart, fork)
+            storage.prepare()
+            with one_cluster():
+                yield
     except (Stopped, TerminationSignal) as stopped:
         if isinstance(stopped, Stopped) and stopped.signal_number != signal.SIGTERM:
             raise
         _tell_if_cancelled(str(stopped) or "stopped by SIGTERM")
         raise TerminationSignal(signal.SIGTERM) from stopped
     finally:
-        watcher.reset(token)
         sys.unraisablehook = hook
 
 

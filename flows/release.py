@@ -1,24 +1,20 @@
 """Images in, a released generator out: the whole way, as one Prefect flow."""
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any
 
-from prefect import flow, runtime, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, runtime
 
 from flows import stages
 from flows.automations import check_crashed, tell_of
 from flows.cancelling import cancellable
 from flows.on_worker import on_worker
 from flows.prefect_artifact import tell_prefect
+from flows.stage_task import stage_task
 from flows.stages import Evaluation, Released, Training
 from pipeline.config import Config
-from pipeline.errors import RunFailed, Stopped, Unavailable, UserError
 from pipeline.recipe import parse_config
-from pipeline.redact import redact_all, redact_within
+from pipeline.redact import redact_all
 from pipeline.registry.audit import whoami
 from pipeline.shards.manifest import DatasetRef
 from pipeline.shards.on_ray import Ingest
@@ -73,57 +69,29 @@ def _release(config: Config, storage: Storage, restart: bool, fork: str | None) 
     return Outcome(ingest, training, evaluation, release(config, storage, ingest.dataset, training, evaluation))
 
 
-def _worth_another_try(task: Any, run: Any, state: Any) -> bool:
-    """A dead server or a full queue may pass; a user's mistake, a wish to stop and a diverged run do not."""
-    try:
-        state.result()
-    except Unavailable:
-        return True
-    except (UserError, Stopped, RunFailed):
-        return False
-    except Exception:
-        return True
-    return False
-
-
-def _stage(function: Callable) -> Any:
-    """A task. Stages keep their own results by the digest of their inputs: a retry goes on from what is there."""
-
-    @wraps(function)
-    def redacted(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except Exception as error:  # whose text Prefect stores
-            error.args = tuple(redact_within(one) if isinstance(one, str) else one for one in error.args)
-            raise
-
-    settings: dict[str, Any] = {"retries": 2, "retry_delay_seconds": [5, 30]}
-    return task(cache_policy=NO_CACHE, retry_condition_fn=_worth_another_try, **settings)(redacted)
-
-
-@_stage
+@stage_task
 def shard(config: Config, storage: Storage) -> Ingest:
     return stages.shard(storage, config)
 
 
-@_stage
+@stage_task
 def admit(config: Config, storage: Storage, dataset: DatasetRef) -> None:
     stages.admit(storage, config, dataset)
 
 
-@_stage
+@stage_task
 def train(config: Config, storage: Storage, dataset: DatasetRef, restart: bool, fork: str | None) -> Training:
     # A retry goes on with what the first attempt began anew.
     return stages.train(storage, config, dataset, restart and runtime.task_run.run_count == 1, fork)
 
 
-@_stage
+@stage_task
 def evaluate(config: Config, storage: Storage, dataset: DatasetRef, training: Training) -> Evaluation:
     generator, _ = stages.candidate(storage, config, dataset, training)
     return stages.evaluate(storage, config, dataset, generator)
 
 
-@_stage
+@stage_task
 def release(
     config: Config, storage: Storage, dataset: DatasetRef, training: Training, evaluation: Evaluation
 ) -> Released:

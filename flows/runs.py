@@ -1,7 +1,6 @@
 """`ganline runs`: what there is of runs and checkpoints, and the cleaning away of what nobody needs."""
 
-from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,10 +9,6 @@ from flows.command import run_command, working
 from flows.console import Console
 from flows.options import Json, StorageOption, existing
 from pipeline.errors import UserError
-from pipeline.storage import Storage, sha256
-
-if TYPE_CHECKING:
-    from pipeline.training.pruning import Releases
 
 app = typer.Typer(help="Lists runs and their checkpoints, and cleans them away.\n\nExample: ganline runs")
 
@@ -64,6 +59,7 @@ def show(
     def act(console: Console) -> None:
         place = existing(storage)
         with working(console, None, "runs"):
+            from flows.cleaning import releases_there
             from pipeline.training.checkpoint import unfinished
             from pipeline.training.pruning import may_be_named_elsewhere
             from pipeline.training.runs import finished_runs, look_at_checkpoints, look_at_run, run_names
@@ -75,7 +71,7 @@ def show(
             released: dict[str, str] | None = {}
             if any(one.marked for one in checkpoints):
                 try:
-                    there = _releases(place)
+                    there = releases_there(place)
                     released = None if may_be_named_elsewhere(run, ends, there) else dict(there.of)
                 except UserError as away:
                     console.say(f"releases are not shown: {away}")
@@ -115,31 +111,9 @@ def prune(
     def act(console: Console) -> None:
         place = existing(storage)
         with working(console, None, "runs"):
-            from pipeline.training.pruning import prune
-            from pipeline.training.runs import finished_runs, run_names
+            from flows.cleaning import prune_runs
 
-            ends, releases = finished_runs(place), cache(lambda: _releases(place))
-            found = run_names(place, names or ())
-
-            how = partial(prune, place, last=keep_last, best=keep_best, unreleased=unreleased)
-            # All are looked at first: where the registry is asked and does not answer, nothing has been deleted.
-            for really in (False, True) if yes else (False,):
-                pruned = [how(run, ends, releases, really=really) for run in found]
+            pruned = prune_runs(place, names or (), keep_last, keep_best, unreleased, really=yes)
         console.result(summary.pruning_values(pruned, yes), summary.pruning_lines(pruned, yes))
 
     run_command(act, as_json)
-
-
-def _releases(place: Storage) -> "Releases":
-    """What the registry names now; nothing where there is none yet. Raises UserError if it does not answer."""
-    from pipeline.registry.server import NoRegistry, client, tracking_uri
-    from pipeline.training.pruning import Releases
-
-    tracking = sha256(tracking_uri(place).encode())
-    try:
-        registry = client(place, create=False)
-    except NoRegistry:
-        return Releases(tracking, {})
-    from pipeline.registry.named import released_checkpoints
-
-    return Releases(tracking, released_checkpoints(registry))

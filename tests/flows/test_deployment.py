@@ -20,7 +20,12 @@ import pytest
 from ganline_command import Ganline
 from hurry import ALONE
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    DeploymentFilter,
+    DeploymentFilterId,
+)
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import Abort
@@ -248,6 +253,25 @@ def test_a_worker_runs_it_one_at_a_time_and_what_was_killed_or_cancelled_is_gone
     assert f"{killed.name} of tiny: Crashed: " in crashed["text"]
     assert (promoted["kind"], promoted["version"]) == ("promotion", 1)
     assert promoted["text"] == "tiny version 1: there was no champion"
+
+
+def test_a_worker_keeps_house_and_tells_of_it(ganline, prefect, worker):
+    half = ganline.root / "datasets/pets/versions" / ("a" * 64) / "sources.parquet"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half a version")
+    os.utime(half, (0, 0))
+    refused = ganline("deploy-housekeeping", "no name", "--storage", "root")
+    assert refused.code == 2 and "'no name' is no name of a deployment" in refused.err
+    deploy = ["deploy-housekeeping", "--storage", "root", "--pool", "tests", "--cron", "0 6 * * 0", "--json"]
+    made = ganline(*deploy).json
+    assert (made["deployment"], made["busy"]) == ("housekeeping/ganline", "refuse")
+    run = prefect.create_flow_run_from_deployment(UUID(made["id"])).id
+    done = _until(prefect, run, lambda run: run.state.is_final())
+    assert done.state.is_completed(), done.state
+    assert not half.parent.exists()
+    told = prefect.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])))
+    said = {each.key: each.description for each in told}
+    assert "1 half-written ones" in said["housekeeping-datasets"] and "0 runs" in said["housekeeping-runs"]
 
 
 def test_done_again_it_replaces_what_there_was(ganline, prefect):

@@ -7,7 +7,7 @@ import urllib.request
 
 FLOW = """
 from prefect import flow
-from flows.release import _stage
+from flows.stage_task import stage_task
 from pipeline import errors
 
 def attempts(error):
@@ -19,7 +19,7 @@ def attempts(error):
 
     @flow
     def night():
-        _stage(fail).with_options(retry_delay_seconds=0)()
+        stage_task(fail).with_options(retry_delay_seconds=0)()
 
     try:
         night()
@@ -49,7 +49,8 @@ SECRETIVE = """
 import sys
 from contextlib import suppress
 from prefect import flow
-from flows.release import _stage, run_release
+from flows.release import run_release
+from flows.stage_task import stage_task
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.storage import Storage
@@ -59,7 +60,7 @@ def fail():
 
 @flow
 def night():
-    _stage(fail)()
+    stage_task(fail)()
 
 config = Config.model_validate({"name": "t", "data": {"source": "nowhere"}, "storage": "s3://me:hunter2@b/x"})
 for act in (lambda: run_release(config, Storage(sys.argv[1]), False), night):
