@@ -16,9 +16,9 @@ RECIPE = """
 name: own
 data: {source: images, resolution: 32}
 model: {family: resnet, width: 8, bigan: true}
-training: {images: 512, batch: 16, loss: relativistic, r1: 1.0, r2: 1.0, penalty_every: 1, checkpoint_every: 256}
+training: {images: 256, batch: 16, loss: relativistic, r1: 1.0, r2: 1.0, penalty_every: 1, checkpoint_every: 128}
 evaluation: {images: 200}
-cluster: {workers: 1, cpus_per_worker: 1}
+cluster: {workers: 0, cpus_per_worker: 1}
 """
 MODES = ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "CMYK"]
 
@@ -94,7 +94,7 @@ def _say_what_made_them(embedded):
     (card,) = embedded.root.rglob("MODEL_CARD.md")
     text = card.read_text()
     assert "# own, version 1" in text and "was made the champion" in text and "there was no champion" in text
-    assert "| images seen in training | 512 |" in text and "not stated" in text
+    assert "| images seen in training | 256 |" in text and "not stated" in text
 
 
 def _maps_back(embedded, monkeypatch):
@@ -112,7 +112,7 @@ def _looks_at_what_is_there(embedded, outcome):
     before = {path for path in embedded.root.rglob("*") if path.is_file()}
     plan = embedded("run", "own.yaml", "--dry-run", "--json").json
     assert list(plan["parameters"]) == ["generator", "discriminator", "encoder"]
-    assert plan["source"] == {"images": 303, "classes": 0, "to_read": 0} and plan["steps"] == 32
+    assert plan["source"] == {"images": 303, "classes": 0, "to_read": 0} and plan["steps"] == 16
     assert plan["reused"] == {
         "dataset": outcome["dataset"]["digest"], "run": outcome["run"]["id"], "from_image": outcome["run"]["images"],
     }  # fmt: skip
