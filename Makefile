@@ -6,7 +6,7 @@ STAMP := .venv/.made
 RESULTS := tests/benchmarks/results
 # Those that look at one finished run, whose making takes a while.
 RUNS := tests/flows/test_resume.py tests/flows/test_again.py tests/flows/test_runs.py
-TRAINING := tests/pipeline/training tests/pipeline/evaluation
+TRAINING := tests/pipeline/training
 # The version that is tested here; the newest that has a CPU build without gigabytes of CUDA beside it.
 TORCH := 2.13.0
 
@@ -75,7 +75,8 @@ test-training: $(STAMP)
 test-parts: $(STAMP)
 	$(BIN)/pytest $(TRAINING:%=--ignore=%) --ignore=tests/flows --ignore=tests/chaos --ignore=tests/benchmarks
 
-# Of what `make test` tries for one family of networks or one number of ranks, the others; and the GPU check's rehearsal.
+# Of what `make test` tries for one family of networks or one number of ranks, the others; and what benchmarks are made
+# of, the GPU check's rehearsal among it.
 slow: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 

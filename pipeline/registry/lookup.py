@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["Found", "ask", "load", "load_found", "lookup", "parse", "registered", "resolve"]
 
 
-def lookup(reference: str, storage: Storage) -> Found:
-    """What `MODEL@ALIAS` or `MODEL@VERSION` names now; raises UserError if that is nothing.
+def lookup(reference: str, storage: Storage, known: Found | None = None) -> Found:
+    """What `MODEL@ALIAS` or `MODEL@VERSION` names now; raises UserError if that is nothing. `known`: see `ask`.
 
     While the registry is away, what it named when it was last loaded here, `stale`, and a note says so; Unavailable if
     it never was. A registry that answers that there is no such release is not away.
     """
     try:
-        return ask(reference, storage)
+        return ask(reference, storage, known)
     except Unavailable as away:
         found = recall_found(storage, *parse(reference))
         if found is None:
@@ -45,7 +45,8 @@ def ask(reference: str, storage: Storage, known: Found | None = None) -> Found:
     """As `lookup`, but of the registry alone; raises Unavailable if that does not answer.
 
     Within ten seconds for a server that does not from the first; one that falls silent amid the look-up may cost two
-    minutes. Of the release `known` the metrics are not asked for again: for who looks every few seconds.
+    minutes. Of the release `known` the metrics are not asked for again: for who looks every few seconds, or wants a
+    generator and no figures.
     """
     model, which = parse(reference)
     client = connect(storage, create=False)
@@ -85,12 +86,12 @@ def _found(version: "ModelVersion", which: str | int) -> Found:
 def load(reference: str, storage: Storage | None = None) -> "Generator":
     """The generator that `MODEL@ALIAS` names now, verified, from the local cache if it is there.
 
-    While the registry is away, the one that it named when it was last loaded here: see `lookup`. Nothing is unpickled
-    and no code of the artifact runs. Raises UserError for an unknown release, ArtifactError if its files are gone or
-    are not those that were released.
+    While the registry is away, the one that it named when it was last loaded here: see `lookup`. Its metrics are those
+    of when this release was first loaded here. Nothing is unpickled and no code of the artifact runs. Raises UserError
+    for an unknown release, ArtifactError if its files are gone or are not those that were released.
     """
     storage = storage or Storage(default_uri())
-    return load_found(lookup(reference, storage), storage)
+    return load_found(lookup(reference, storage, recall_found(storage, *parse(reference))), storage)
 
 
 def load_found(found: Found, storage: Storage | None = None) -> "Generator":

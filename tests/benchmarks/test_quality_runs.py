@@ -69,6 +69,7 @@ def test_emoji_and_their_skin_colours_are_listed_and_swatches_are_not():
     assert rows(entries) == [*people, {"path": "b.png", "label": "Flags"}]
 
 
+@pytest.mark.slow
 def test_training_stops_when_its_minutes_are_over_and_all_checkpoints_are_kept(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.yaml").write_text(TINY)

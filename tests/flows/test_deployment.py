@@ -118,7 +118,8 @@ def test_releases_that_would_go_with_the_run_are_refused_before_it(tmp_path, mon
 
 @pytest.mark.skipif(not ALONE, reason="three minutes, for `make chaos`")
 def test_a_run_whose_machine_is_gone_with_its_worker_has_crashed_and_another_worker_goes_on(ganline, prefect):
-    made = ganline("deploy", ganline.tiny(workers=0), "--storage", "root", "--pool", "tests", "--json").json
+    arguments = ["--set", "name=gone", "--storage", "root", "--pool", "tests", "--json"]
+    made = ganline("deploy", ganline.tiny(workers=0), *arguments).json
     run = prefect.create_flow_run_from_deployment(UUID(made["id"])).id
     with _worker(ganline):
         _until(prefect, run, lambda _: bool(ganline.checkpoints()))

@@ -166,6 +166,17 @@ def test_a_bad_argument_is_named(world, arguments, named):
         Generator(world.network(0), world.spec).sample(3, **arguments)
 
 
+def test_a_generator_loaded_before_comes_without_asking_for_figures_again_and_a_lookup_with_the_latest(world):
+    promote(world.client, "figured", world.release("figured", 0))
+    world.client.log_metric(world.run_id, "figured", 1.0)
+    assert load("figured", world.storage).found.metrics["figured"] == 1.0
+    world.client.log_metric(world.run_id, "figured", 2.0, step=1)
+    assert load("figured", world.storage).found.metrics["figured"] == 1.0
+    assert lookup("figured", world.storage).metrics["figured"] == 2.0
+    promote(world.client, "figured", world.release("figured", 1))  # another release is not known
+    assert load("figured", world.storage).found.metrics["figured"] == 2.0
+
+
 def test_a_cached_release_needs_no_artifact_store(world):
     version = world.release("cached", 0)
     images = load(f"cached@{version}", world.storage).sample(3)
