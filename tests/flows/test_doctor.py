@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hurry import within
 
 from flows import doctor, services
 from flows.doctor import Check, check_line, check_values, diagnose
@@ -245,7 +246,7 @@ def test_a_check_that_hangs_is_given_up_and_one_that_fails_tells_no_secret(monke
     begun = time.monotonic()
     checks = {check.name: check for check in diagnose(str(tmp_path))}
     ended.set()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < within(3)
     assert not checks["memory"].ok and checks["memory"].detail == "no answer within 0.5 s"
     assert not checks["cpu"].ok and checks["cpu"].detail == "the check itself failed: RuntimeError"
 

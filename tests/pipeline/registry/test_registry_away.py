@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hurry import within
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     INTERNAL_ERROR,
@@ -99,7 +100,7 @@ def test_killed_it_is_done_without_and_said_and_back_it_is_asked_again(served, f
     served.down()
     begun = time.monotonic()
     without = load("faces", world.storage)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < within(5)
     assert without.found == generator.found and without.found.stale
     assert without.found.as_of == generator.found.as_of
     (said,) = heard.notes
@@ -125,7 +126,7 @@ def test_killed_it_is_done_without_and_said_and_back_it_is_asked_again(served, f
     begun = time.monotonic()
     with pytest.raises(ArtifactError, match=r"^models/faces/1/generator.safetensors is not whole in the cache"):
         load("faces", world.storage)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < within(5)
 
     served.up()
     np.testing.assert_array_equal(load("faces", world.storage).sample(10), faces[1])
@@ -166,7 +167,7 @@ def test_one_that_hangs_costs_a_few_seconds(served, faces, heard):
     found = load("faces", world.storage).found
     taken = time.monotonic() - begun
     served.server.go_on()
-    assert (found.version, found.stale) == (version, True) and taken < 10
+    assert (found.version, found.stale) == (version, True) and taken < within(10)
 
 
 def test_no_is_an_answer_which_is_kept_too(served, faces, heard):
